@@ -1,0 +1,62 @@
+# make demo    encode a real photo here, decode it, compare it with JPEG and WebP
+# make test    everything that CI checks
+# Both set up a fresh machine by themselves: Python 3.11 or newer is all they need.
+
+# The first of these that runs and is new enough.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# More arguments for pip: on a machine without a GPU the smaller torch does as well,
+#   make test PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_ARGS ?=
+# Seconds that each fuzz target runs.
+FUZZ_SECONDS ?= 10
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types unit fuzz format clean
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py
+
+test: lint types unit fuzz
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+# Each target for a few seconds; inputs that break one are kept under .fuzz/.
+fuzz: $(INSTALLED)
+	@mkdir -p .fuzz
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
+		for target in $(wildcard tests/fuzz/fuzz_*.py); do \
+			echo "$$target: $(FUZZ_SECONDS) s"; \
+			$(BIN)/python $$target -max_total_time=$(FUZZ_SECONDS) -verbosity=0 \
+				-artifact_prefix=.fuzz/ || exit 1; \
+		done; \
+	else echo "fuzz: skipped, atheris has no build for this platform"; fi
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one," \
+		"or name it (make PYTHON=/path/to/python)." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): torch and the other libraries" \
+		"are downloaded once, which takes a few minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""``python -m nifcore`` is the ``nif`` program."""
+
+from nifcore.cli import main
+
+main()

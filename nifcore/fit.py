@@ -1,0 +1,499 @@
+"""Fitting one tile: stepwise training, then stepwise training through quantisation.
+
+The loop is flat over a cursor (stage, step, iteration), so that its whole state can be saved
+between any two iterations and a resumed fit goes on bit for bit. The best state met is kept
+throughout: at the end of a pass its mean error over all lattices is compared with the best so far.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nifcore.errors import FitDiverged
+from nifcore.events import Control
+from nifcore.kernels import Kernel
+from nifcore.losses import Objective
+from nifcore.network import Architecture, Grid, Params, initialise, pixel_grid
+from nifcore.presets import Moment, Optimiser, Recipe, Restart, Stage
+from nifcore.quantise import (
+    Cost,
+    Lattice,
+    PublishedLattice,
+    Rounded,
+    UniformLattice,
+    coarser,
+    lattice_for_rate,
+    sensitivities,
+)
+from nifcore.soap import Soap
+
+_RATE_UPDATE = 20
+"""Iterations between adjustments of the steps to the rate."""
+_RATE_FREEZE = 0.75
+"""Part of the quantisation stage after which the steps stay as they are."""
+_RATE_SLOPE = 0.83
+"""-d(log MSE)/d(log rate) of the published Kodak curve: 2.5 dB per doubling of the rate."""
+_RATE_MARGIN = 1.0
+"""Part of the bit budget that the steps aim at; the rest absorbs later drift."""
+_FINISH_ITERATIONS = 48
+"""Iterations of quantisation fine-tuning after an early finish."""
+_RECOVERIES = 6
+_DIVERGED = 20.0
+"""A pass this many times worse than the best one counts as diverged."""
+
+
+class Monitor(Protocol):
+    """What the fit reports to, and is steered by."""
+
+    def tick(self, fit: TileFit) -> Control:
+        """Called before every iteration; returns what to do."""
+
+    def say(self, message: str) -> None:
+        """Called when something unusual happened."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one tile's coded weights may cost.
+
+    Attributes:
+        bits: at most this many.
+        estimate: the coder's cost, quick and good to a percent, for steering.
+        exact: what the tile really takes, for the last word.
+    """
+
+    bits: float
+    estimate: Cost
+    exact: Cost
+
+
+class _AdamW:
+    """torch's AdamW behind the same two calls as :class:`~nifcore.soap.Soap`."""
+
+    def __init__(self, params: Params, weight_decay: float) -> None:
+        self.params = params
+        self._inner = torch.optim.AdamW(params, lr=1e-3, weight_decay=weight_decay)
+
+    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+        for p, g in zip(self.params, gradients, strict=True):
+            p.grad = g
+        self._inner.param_groups[0]["lr"] = rate
+        self._inner.step()
+
+    def state(self) -> dict[str, Any]:
+        return self._inner.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        self._inner.load_state_dict(state)
+
+
+@dataclass
+class _Cursor:
+    """How far the fit is: everything but tensors that a resumed fit must know."""
+
+    stage: int = 0
+    step: int = 0
+    iteration: int = 0  # within the step
+    done: int = 0  # over all stages
+    order: list[int] = field(default_factory=list)  # lattices left in this pass, last one next
+    error_sum: float = 0.0
+    error_count: int = 0
+    best_error: float = math.inf  # of this step
+    kept_error: float = math.inf  # of this stage
+    psnr_db: float | None = None
+    loss: float | None = None
+    bits: float | None = None
+    rate_scale: float = 1.0
+    recoveries: int = 0
+    finishing: bool = False
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fitted tile yields.
+
+    Attributes:
+        rounded: the weights to code.
+        passes: passes over every pixel that were run.
+        complete: False when it was finished early.
+    """
+
+    rounded: Rounded
+    passes: float
+    complete: bool
+
+
+class TileFit:
+    """Fits one tile with one recipe.
+
+    Args:
+        arch: shape of the networks.
+        kernel: implementation to run.
+        target: (channels, rows, cols) float32 in [-1, 1], on the device to use.
+        recipe: what to run.
+        budget: what the coded weights may cost, or None for the published lattice.
+        seed: of initial weights, order and noise; the same seed repeats the fit on one device.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        kernel: Kernel,
+        target: Tensor,
+        recipe: Recipe,
+        budget: Budget | None,
+        seed: int,
+    ) -> None:
+        self.arch, self.kernel, self.target, self.recipe = arch, kernel, target, recipe
+        self.budget = budget
+        self.generator = torch.Generator().manual_seed(seed)
+        _, rows, cols = target.shape
+        self.grid = pixel_grid(arch, rows, cols, target.device)
+        stride = min(recipe.sampling.stride_for(rows * cols), rows, cols)
+        self.stride = stride
+        self._lattices: list[tuple[Grid, Tensor] | None] = [None] * stride**2
+        mean = target.mean((1, 2)).tolist() if recipe.mean_start else []
+        start = initialise(arch, self.generator, mean)
+        self.params: Params = [p.to(target.device) for p in start]
+        self.cursor = _Cursor()
+        self.best: Params = _clone(self.params)  # of this step
+        self.kept: Params = _clone(self.params)  # of this stage
+        self.sensitivity: list[float] = []
+        self.lattice: Lattice | None = None
+        self._optimiser: Soap | _AdamW | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The stage at work."""
+        return self.recipe.stages[min(self.cursor.stage, len(self.recipe.stages) - 1)]
+
+    @property
+    def pass_length(self) -> int:
+        """Iterations per pass: the number of lattices."""
+        return self.stride**2
+
+    @property
+    def iterations(self) -> int:
+        """Iterations planned over all stages."""
+        return sum(s.steps * self._step_length(s) for s in self.recipe.stages)
+
+    def _step_length(self, stage: Stage) -> int:
+        return max(1, round(stage.passes * self.pass_length))
+
+    def lattice_of(self, index: int) -> tuple[Grid, Tensor]:
+        """Return the grid and target of lattice ``index`` (row offset * stride + column offset)."""
+        found = self._lattices[index]
+        if found is None:
+            row, col = divmod(index, self.stride)
+            grid = self.grid.lattice(self.stride, row, col)
+            part = self.target[:, row :: self.stride, col :: self.stride].contiguous()
+            found = self._lattices[index] = (grid, part)
+        return found
+
+    def run(self, monitor: Monitor) -> FitResult | None:
+        """Fit from where the cursor stands to the end; None if the monitor cancelled."""
+        cursor = self.cursor
+        while cursor.stage < len(self.recipe.stages):
+            wish = monitor.tick(self)
+            if wish is Control.CANCEL:
+                return None
+            if wish is Control.FINISH and not cursor.finishing:
+                self._finish_early(monitor)
+                continue
+            if cursor.iteration == 0 and cursor.step == 0:
+                self._begin_stage()
+            self._iterate()
+            if not cursor.order or self._step_over():
+                self._end_pass(monitor)
+            if self._step_over():
+                self._end_step()
+        return self._result()
+
+    # ------------------------------------------------------------------ stages and steps
+
+    def _length(self, stage: Stage) -> int:
+        """Iterations of the step at work; a finishing fit cuts it short."""
+        length = self._step_length(stage)
+        return min(length, _FINISH_ITERATIONS) if self.cursor.finishing else length
+
+    def _step_over(self) -> bool:
+        return self.cursor.iteration >= self._length(self.stage)
+
+    @property
+    def remaining(self) -> int:
+        """Iterations still to run, as planned now."""
+        if self.cursor.finishing:
+            return self._length(self.stage) - self.cursor.iteration
+        return self.iterations - self.cursor.done
+
+    def _begin_stage(self) -> None:
+        stage, cursor = self.stage, self.cursor
+        if stage.optimiser is not None:
+            self._optimiser = _make_optimiser(stage.optimiser, self.params)
+        elif self._optimiser is None:
+            self._optimiser = Soap(self.params)
+        cursor.best_error = cursor.kept_error = math.inf
+        if stage.phase == "quantise":
+            if self.recipe.published_bits is not None:
+                self.lattice = PublishedLattice(self.recipe.published_bits)
+            else:
+                probes = [self.lattice_of(i) for i in range(min(3, self.pass_length))]
+                self.sensitivity = sensitivities(
+                    self.kernel, self.params, probes, self.generator
+                )
+
+    def _finish_early(self, monitor: Monitor) -> None:
+        """Make this the last step: quantise at once, or stop if that is under way."""
+        cursor = self.cursor
+        cursor.finishing = True
+        cursor.order, cursor.error_sum, cursor.error_count = [], 0.0, 0
+        last = len(self.recipe.stages) - 1
+        if cursor.stage < last:
+            if math.isfinite(min(cursor.best_error, cursor.kept_error)):
+                better = self.best if cursor.best_error <= cursor.kept_error else self.kept
+                _copy_into(self.params, better)
+            cursor.stage, cursor.step, cursor.iteration = last, 0, 0
+            monitor.say("finishing early: quantising the best state so far")
+        elif self.lattice is not None:
+            self._end_step()
+            monitor.say("finishing early: coding the best state so far")
+
+    def _end_step(self) -> None:
+        stage, cursor = self.stage, self.cursor
+        if cursor.best_error < cursor.kept_error:
+            cursor.kept_error = cursor.best_error
+            _copy_into(self.kept, self.best)
+        cursor.step += 1
+        cursor.iteration = 0
+        cursor.order = []
+        last = cursor.step >= stage.steps or cursor.finishing
+        if stage.steps > 1:
+            # published: a fitting step goes on from its own best, a quantisation step from the best
+            source = self.best if stage.phase == "fit" and not last else self.kept
+            _copy_into(self.params, source)
+        if not last and stage.restart is not None:
+            self._disturb(stage.restart, cursor.step / stage.steps)
+        cursor.best_error = math.inf
+        if last:
+            cursor.stage += 1
+            cursor.step = 0
+
+    def _disturb(self, restart: Restart, progress: float) -> None:
+        amount, span = restart.amount.at(progress), restart.span.at(progress)
+        heads = {0, self.arch.genesis_tensors}
+        for index, p in enumerate(self.params):
+            if p.dim() != 2 or index in heads:
+                continue
+            noise = torch.rand(p.shape, generator=self.generator) * 2.0 - 1.0
+            chosen = torch.rand(p.shape, generator=self.generator) < amount
+            reach = float(p.abs().mean()) * span / amount
+            p.add_((noise * chosen * reach).to(p))
+
+    # ------------------------------------------------------------------ one iteration
+
+    def _iterate(self) -> None:
+        cursor, stage = self.cursor, self.stage
+        if not cursor.order:
+            count = self.pass_length
+            if self.recipe.sampling.shuffled:
+                cursor.order = torch.randperm(count, generator=self.generator).tolist()
+            else:
+                cursor.order = list(range(count - 1, -1, -1))
+        grid, target = self.lattice_of(cursor.order.pop())
+        weights = self.params
+        if stage.phase == "quantise":
+            self._control_rate()
+            assert self.lattice is not None
+            weights = self.lattice.values(self.params)
+        loss, gradients, error = self.kernel.loss_and_gradient(
+            weights, grid, target, stage.objective
+        )
+        if stage.phase == "quantise" and self.recipe.rate_weight and self.budget:
+            self._add_rate_gradient(gradients, weights, float(error))
+        assert self._optimiser is not None
+        self._optimiser.step(gradients, self._rate())
+        cursor.loss = float(loss)
+        cursor.error_sum += float(error) * target[0].numel()
+        cursor.error_count += target[0].numel()
+        cursor.iteration += 1
+        cursor.done += 1
+
+    def _rate(self) -> float:
+        cursor, stage = self.cursor, self.stage
+        done, total = cursor.done, self.iterations
+        if cursor.finishing:
+            # run the schedule's last stretch, whatever came before
+            left = self.remaining / max(1, self._length(stage))
+            done = total - round(left * total / 6)
+        at = (cursor.step * self._step_length(stage) + cursor.iteration) // self.pass_length
+        return stage.schedule.rate(Moment(done, total, at)) * cursor.rate_scale
+
+    def _control_rate(self) -> None:
+        """Keep the uniform lattice's steps at the bit budget, until they freeze."""
+        if self.recipe.published_bits is not None:
+            return
+        cursor = self.cursor
+        frozen = cursor.iteration > self._length(self.stage) * _RATE_FREEZE
+        due = cursor.iteration % _RATE_UPDATE == 0
+        if self.lattice is None or (due and not frozen):
+            assert self.budget is not None
+            self.lattice = lattice_for_rate(
+                self.params,
+                self.sensitivity,
+                self.budget.bits * _RATE_MARGIN,
+                self.budget.estimate,
+            )
+            # errors under other steps are not comparable
+            cursor.best_error = math.inf
+            cursor.error_sum, cursor.error_count = 0.0, 0
+
+    def _add_rate_gradient(self, gradients: list[Tensor], weights: Params, error: float) -> None:
+        """Add the gradient of ``lambda * bits``, bits = n/2 log2(mean square) per matrix.
+
+        Lambda is the slope of the published curve at the present error and the budgeted rate.
+        """
+        assert self.budget is not None
+        price = self.recipe.rate_weight * _RATE_SLOPE * error / self.budget.bits
+        for g, w in zip(gradients, weights, strict=True):
+            if w.dim() == 2:
+                power = w.square().mean().clamp_min(1e-12)
+                g.add_(w / power, alpha=price / math.log(2.0))
+
+    def _end_pass(self, monitor: Monitor) -> None:
+        cursor = self.cursor
+        cursor.order = []
+        if not cursor.error_count:
+            return
+        error = cursor.error_sum / cursor.error_count
+        cursor.error_sum, cursor.error_count = 0.0, 0
+        known = min(cursor.best_error, cursor.kept_error)
+        finite = math.isfinite(error) and all(bool(p.isfinite().all()) for p in self.params)
+        if not finite or (math.isfinite(known) and error > _DIVERGED * known):
+            self._recover(monitor, error)
+            return
+        cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))
+        if error < cursor.best_error:
+            cursor.best_error = error
+            _copy_into(self.best, self.params)
+
+    def _recover(self, monitor: Monitor, error: float) -> None:
+        """Go back to the best state with half the learning rate and a fresh optimiser."""
+        cursor = self.cursor
+        cursor.recoveries += 1
+        if cursor.recoveries > _RECOVERIES:
+            raise FitDiverged(
+                f"fitting diverged {cursor.recoveries} times (last error {error:g}) in spite of "
+                f"learning rates down to {cursor.rate_scale:g} of the preset's"
+            )
+        cursor.rate_scale *= 0.5
+        _copy_into(self.params, self.best)
+        if not all(bool(p.isfinite().all()) for p in self.params):
+            raise FitDiverged("fitting diverged and no finite state was ever reached")
+        spec = next(
+            s.optimiser
+            for s in self.recipe.stages[cursor.stage :: -1]
+            if s.optimiser is not None
+        )
+        self._optimiser = _make_optimiser(spec, self.params)
+        monitor.say(
+            f"error became {error:g}: back to the best state with the learning rate halved "
+            f"(recovery {cursor.recoveries} of {_RECOVERIES})"
+        )
+
+    # ------------------------------------------------------------------ result
+
+    @torch.no_grad()
+    def full_error(self, weights: Params) -> float:
+        """Return the mean squared error over all pixels, on the scale [-1, 1], clamped."""
+        output = self.kernel.forward(weights, self.grid).clamp_(-1.0, 1.0)
+        return float((output - self.target).square().mean())
+
+    def _result(self) -> FitResult:
+        """Round the better of the kept and the last state, within the budget."""
+        cursor = self.cursor
+        sources = [self.params]
+        if math.isfinite(cursor.kept_error):
+            sources.append(self.kept)
+        candidates = [self._rounded(source) for source in sources]
+        best = min(candidates, key=lambda rounded: self.full_error(rounded.values))
+        if self.budget is not None:
+            cursor.bits = self.budget.exact(best.tensors)
+        error = self.full_error(best.values)
+        cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))
+        return FitResult(best, cursor.done / self.pass_length, not cursor.finishing)
+
+    def _rounded(self, params: Params) -> Rounded:
+        """Round ``params``, widening the steps as far as the budget demands."""
+        assert self.lattice is not None
+        rounded = self.lattice.round(params)
+        if self.budget is None or not isinstance(self.lattice, UniformLattice):
+            return rounded
+        sizes = [p.numel() for p in params]
+        increments = 0
+        while self.budget.exact(rounded.tensors) > self.budget.bits and increments < 64 * len(sizes):
+            increments += 1
+            rounded = coarser(self.lattice, sizes, increments).round(params)
+        return rounded
+
+    # ------------------------------------------------------------------ saving and resuming
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed fit needs, as tensors, numbers, strings and containers."""
+        return {
+            "cursor": copy.deepcopy(vars(self.cursor)),
+            "params": _clone(self.params),
+            "best": _clone(self.best),
+            "kept": _clone(self.kept),
+            "sensitivity": list(self.sensitivity),
+            "indices": list(self.lattice.indices)
+            if isinstance(self.lattice, UniformLattice)
+            else None,
+            "generator": self.generator.get_state(),
+            "optimiser": None
+            if self._optimiser is None
+            else copy.deepcopy(self._optimiser.state()),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state that :meth:`state` returned."""
+        self.cursor = _Cursor(**state["cursor"])
+        for mine, saved in (
+            (self.params, state["params"]),
+            (self.best, state["best"]),
+            (self.kept, state["kept"]),
+        ):
+            _copy_into(mine, [t.to(self.target.device) for t in saved])
+        self.sensitivity = list(state["sensitivity"])
+        self.generator.set_state(state["generator"])
+        if state["indices"] is not None:
+            self.lattice = UniformLattice(tuple(state["indices"]))
+        elif self.recipe.published_bits is not None and self.stage.phase == "quantise":
+            self.lattice = PublishedLattice(self.recipe.published_bits)
+        if state["optimiser"] is not None:
+            stages = self.recipe.stages[: self.cursor.stage + 1]
+            spec = next(s.optimiser for s in reversed(stages) if s.optimiser is not None)
+            self._optimiser = _make_optimiser(spec, self.params)
+            self._optimiser.load(state["optimiser"])
+
+
+def _make_optimiser(spec: Optimiser, params: Params) -> Soap | _AdamW:
+    if spec.name == "soap":
+        return Soap(params)
+    return _AdamW(params, spec.weight_decay)
+
+
+def _clone(params: Params) -> Params:
+    return [p.clone() for p in params]
+
+
+@torch.no_grad()
+def _copy_into(target: Params, source: Params) -> None:
+    for mine, theirs in zip(target, source, strict=True):
+        mine.copy_(theirs)

@@ -1,0 +1,173 @@
+"""From a wanted rate to networks: how many, how large, with which frequencies.
+
+The layer rule is fitted to the published Kodak ladder (configurations 120 to 680: 15,000 to
+241,000 parameters): with ``r = first / 120``, the widths are::
+
+    first, first / 3 * r^0.15, first * 0.233 * r^-0.25, 16 * r^0.4
+
+and ``first`` is the largest that keeps the parameters within ``bits / 5.9``, the bits that one
+weight costs where rate is best spent (wider steps and more weights, or the reverse, lose). The
+highest positional frequency follows the longer side, 16 frequencies at 768 pixels, as the published
+configurations for small faces do. Pictures whose network would be too large to fit or render are
+cut into tiles, one network each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nifcore.bitstream import CRC_BYTES
+from nifcore.errors import ImpossibleTarget
+from nifcore.header import Colour, Header, NetShape, header_bytes
+from nifcore.network import Architecture
+
+BITS_PER_PARAMETER = 5.9
+_MIN_PARAMETERS = 60
+_MIN_BITS_PER_PARAMETER = 2.5
+"""Below this, steps are so wide that nothing is left of the picture."""
+_TILE_LENGTH_BYTES = 4
+"""At most what one tile's payload length costs, where there are several tiles."""
+_MAX_TILE_PARAMETERS = 260_000
+"""The published ladder ends at 241,000 parameters."""
+_MAX_TILE_PIXELS = 1 << 21
+_BASE = 1.4
+_PUBLISHED_SIDE, _PUBLISHED_FREQUENCIES = 768, 16
+
+QUALITY_RATES: tuple[tuple[int, float], ...] = (
+    (1, 0.05),
+    (25, 0.1),
+    (50, 0.2),
+    (75, 0.45),
+    (90, 1.2),
+    (100, 4.0),
+)
+"""Anchors of the quality scale: (quality, bits per pixel), log-linear between them."""
+DEFAULT_QUALITY = 75
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be fitted.
+
+    Attributes:
+        header: the file's header without extension blocks.
+        budget_bits: bits that one tile's symbols may cost.
+    """
+
+    header: Header
+    budget_bits: float
+
+    @property
+    def arch(self) -> Architecture:
+        return Architecture.of(self.header)
+
+
+def bpp_of_quality(quality: float) -> float:
+    """Return the rate in bits per pixel that ``quality`` (1 to 100) asks for; increasing."""
+    for (q0, r0), (q1, r1) in zip(QUALITY_RATES, QUALITY_RATES[1:], strict=False):
+        if quality <= q1:
+            share = (quality - q0) / (q1 - q0)
+            return r0 * (r1 / r0) ** share
+    return QUALITY_RATES[-1][1]
+
+
+def frequencies_for(side: int) -> int:
+    """Return the number of positional frequencies for a picture of that longer side."""
+    octaves = math.log(max(side, 2) / _PUBLISHED_SIDE) / math.log(_BASE)
+    return min(24, max(3, round(_PUBLISHED_FREQUENCIES + octaves)))
+
+
+def widths(first: int) -> tuple[int, int, int, int]:
+    """Return the four hidden sizes of the rule for a first layer of ``first``."""
+    r = first / 120
+    second = first / 3 * r**0.15
+    third = first * 0.233 * r**-0.25
+    fourth = 16 * r**0.4
+    sizes = [max(3, round(size)) for size in (second, third, fourth)]
+    return first, sizes[0], min(sizes[0], sizes[1]), min(sizes[0], sizes[1], sizes[2])
+
+
+def modulation_widths(first: int) -> tuple[int, ...]:
+    """Return the hidden sizes of the Modulation network beside a first layer of ``first``."""
+    if first <= 160:
+        wide = max(4, round(16 * (first / 120) ** 0.8))
+        return wide, max(3, wide // 2)
+    return min(64, round(16 * (first / 120) ** 2)), 16, 8
+
+
+def shapes_for(parameters: float, side: int) -> tuple[NetShape, NetShape]:
+    """Return Genesis and Modulation with at most about ``parameters`` weights (colour)."""
+    most = frequencies_for(side)
+
+    def at(first: int) -> tuple[NetShape, NetShape]:
+        count = min(most, max(3, -(-first // 4)))
+        return NetShape(widths(first), count), NetShape(modulation_widths(first), min(4, count))
+
+    def size(first: int) -> int:
+        genesis, modulation = at(first)
+        return Architecture(genesis, modulation, 3).parameters
+
+    low, high = 4, 4096
+    while low < high:
+        middle = (low + high + 1) // 2
+        if size(middle) <= parameters:
+            low = middle
+        else:
+            high = middle - 1
+    return at(low)
+
+
+def tiling(width: int, height: int, parameters: float) -> tuple[int, int]:
+    """Return columns and rows of tiles so that no network or tile is too large."""
+    count = max(parameters / _MAX_TILE_PARAMETERS, width * height / _MAX_TILE_PIXELS, 1.0)
+    if count <= 1.0:
+        return 1, 1
+    columns = max(1, round(math.sqrt(count * width / height)))
+    rows = max(1, math.ceil(count / columns))
+    return min(columns, width), min(rows, height)
+
+
+def plan_rate(width: int, height: int, colour: Colour, total_bytes: float, overhead: int) -> Plan:
+    """Plan networks for a file of at most ``total_bytes`` bytes.
+
+    Args:
+        overhead: bytes of extension blocks that the file will carry.
+
+    Raises:
+        ImpossibleTarget: not even the smallest network fits.
+    """
+    bits = max(0.0, (total_bytes - overhead)) * 8
+    columns, rows = tiling(width, height, bits / BITS_PER_PARAMETER)
+    count = columns * rows
+    tile_side = max(-(-width // columns), -(-height // rows))
+    # the header's size hardly depends on the shapes: plan once with a guess, once with the truth
+    fixed = 40 * 8.0
+    for _ in range(2):
+        share = (bits - fixed) / count
+        genesis, modulation = shapes_for(
+            max(_MIN_PARAMETERS, share / BITS_PER_PARAMETER), tile_side
+        )
+        header = Header(
+            width=width,
+            height=height,
+            colour=colour,
+            genesis=genesis,
+            modulation=modulation,
+            tiles=(columns, rows),
+        )
+        fixed = 8.0 * (len(header_bytes(header)) + CRC_BYTES + tile_length_bytes(header))
+    plan = Plan(header, (bits - fixed) / count)
+    least = header.parameters * _MIN_BITS_PER_PARAMETER
+    if plan.budget_bits < least:
+        floor = math.ceil((least * count + fixed) / 8) + overhead
+        raise ImpossibleTarget(
+            f"{total_bytes:.0f} bytes asked for a picture of {width}x{height}; the smallest "
+            f"file for it has about {floor} bytes ({floor * 8 / (width * height):.3f} bpp)"
+        )
+    return plan
+
+
+def tile_length_bytes(header: Header) -> int:
+    """Return at most how many bytes the table of tile lengths takes."""
+    return _TILE_LENGTH_BYTES * header.tile_count if header.tile_count > 1 else 0
