@@ -19,7 +19,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test lint types unit fuzz format clean
 
 demo: $(INSTALLED)
-	$(BIN)/python examples/demo.py
+	@mkdir -p demo
+	@$(BIN)/python -c "from PIL import Image; from skimage import data; \
+		Image.fromarray(data.astronaut()).save('demo/photo.png')"
+	$(BIN)/nif encode demo/photo.png --bpp 0.3
+	$(BIN)/nif decode demo/photo.nif demo/decoded.png
+	@$(BIN)/nif compare demo/photo.png demo/photo.nif --quiet --picture demo/side-by-side.png
+	@echo "Side by side: demo/side-by-side.png"
 
 test: lint types unit fuzz
 
@@ -37,10 +43,10 @@ unit: $(INSTALLED)
 fuzz: $(INSTALLED)
 	@mkdir -p .fuzz
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
-		for target in $(wildcard tests/fuzz/fuzz_*.py); do \
+		for target in $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.py))); do \
 			echo "$$target: $(FUZZ_SECONDS) s"; \
-			$(BIN)/python $$target -max_total_time=$(FUZZ_SECONDS) -verbosity=0 \
-				-artifact_prefix=.fuzz/ || exit 1; \
+			$(BIN)/python -m tests.fuzz.$$target -max_total_time=$(FUZZ_SECONDS) \
+				-artifact_prefix=.fuzz/ -verbosity=0 -print_final_stats=1 || exit 1; \
 		done; \
 	else echo "fuzz: skipped, atheris has no build for this platform"; fi
 

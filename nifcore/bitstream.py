@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from io import BytesIO
 from itertools import pairwise
 
@@ -89,10 +89,15 @@ def unpack(data: bytes, limits: Limits | None = None) -> tuple[Header, list[list
 
 
 def unpack_tiles(
-    data: bytes, indices: Collection[int], limits: Limits | None = None
+    data: bytes, choose: Callable[[Header], Collection[int]], limits: Limits | None = None
 ) -> tuple[Header, dict[int, list[QuantisedTensor]]]:
-    """Read the header and only the given tiles, counted row by row; errors as for `unpack`."""
+    """Read the header and only the tiles that ``choose`` names for it, counted row by row.
+
+    Errors are those of :func:`unpack`, and whatever ``choose`` raises once the CRC is known to be
+    right.
+    """
     header, streams = _open(data, limits or Limits())
+    indices = choose(header)
     for index in indices:
         header.tile_box(index)  # refuses a tile that does not exist
     return header, {index: _decode_tile(header, streams[index]) for index in indices}
@@ -104,11 +109,21 @@ def code_length(header: Header, tensors: Sequence[QuantisedTensor]) -> float:
     Vectorised: about 4 ms for 15,000 weights, six times faster than to pack them.
     """
     _check_tile(header, tensors)
-    steps = [tensor.step for tensor in tensors]
-    bits = _step_bits(header, steps)
-    for tensor, prior in zip(tensors, _priors(header, steps), strict=True):
+    bits = side_information_bits(tensors)
+    priors = _priors(header, [tensor.step for tensor in tensors])
+    for tensor, prior in zip(tensors, priors, strict=True):
         bits += entropy.code_length(_matrix(tensor.symbols), prior)
     return bits
+
+
+def side_information_bits(tensors: Sequence[QuantisedTensor]) -> float:
+    """Return the bits that the steps of one tile's ``tensors`` take in the file."""
+    indices = [tensor.step.index for tensor in tensors if isinstance(tensor.step, UniformStep)]
+    if not indices:
+        return float(len(tensors) * (_PUBLISHED_BITS_BITS + _BOUND_BITS))
+    exponent, differences = _differences(indices)
+    length = entropy.code_length(differences, _difference_prior(exponent))
+    return _INDEX_BITS + _GRAIN_BITS + length
 
 
 def expected_magnitudes(
@@ -254,14 +269,3 @@ def _decode_steps(decoder: RangeDecoder, lattice: LatticeKind, count: int) -> li
         index += int(difference) << exponent
         steps.append(UniformStep(index))
     return list(steps)
-
-
-def _step_bits(header: Header, steps: Sequence[Step]) -> float:
-    """Return the bits that the side information takes."""
-    if header.lattice == LatticeKind.PUBLISHED:
-        return len(steps) * (_PUBLISHED_BITS_BITS + _BOUND_BITS)
-    exponent, differences = _differences(
-        [step.index for step in steps if isinstance(step, UniformStep)]
-    )
-    length = entropy.code_length(differences, _difference_prior(exponent))
-    return _INDEX_BITS + _GRAIN_BITS + length

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from nifcore.bitstream import unpack
+from nifcore.bitstream import unpack_tiles
 from nifcore.devices import describe_device, resolve_device
 from nifcore.errors import DeviceError, InputError, LimitExceeded
 from nifcore.header import EXTENSION_ICC_PROFILE, Header
 from nifcore.kernels import make_kernel
 from nifcore.limits import Limits
 from nifcore.network import Architecture, Params
-from nifcore.render import make_view, render
+from nifcore.render import View, make_view, render, tiles_in_view
 
 FileSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
@@ -79,8 +79,13 @@ def _decode(
     kernel: str | None,
     limits: Limits,
 ) -> tuple[NDArray[np.uint8], Header]:
-    header, tiles = unpack(data, limits)
-    view = make_view(header, size, scale, region, limits)
+    def view_of(header: Header) -> View:
+        return make_view(header, size, scale, region, limits)
+
+    header, tiles = unpack_tiles(
+        data, lambda header: tiles_in_view(header, view_of(header)), limits
+    )
+    view = view_of(header)
 
     def weights(index: int) -> Params:
         return [torch.from_numpy(tensor.values()).to(device) for tensor in tiles[index]]

@@ -21,13 +21,19 @@ def resolve_device(asked: str) -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise DeviceError(f"unknown device {asked!r}; auto, cpu, cuda or cuda:N is accepted") from error
+        raise DeviceError(
+            f"unknown device {asked!r}; auto, cpu, cuda or cuda:N is accepted"
+        ) from error
     if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {asked!r} is not supported; auto, cpu, cuda or cuda:N is accepted")
+        raise DeviceError(
+            f"device {asked!r} is not supported; auto, cpu, cuda or cuda:N is accepted"
+        )
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise DeviceError(f"device {asked!r} is not there; this machine has {count} CUDA devices")
+            raise DeviceError(
+                f"device {asked!r} is not there; this machine has {count} CUDA devices"
+            )
     return device
 
 

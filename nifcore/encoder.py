@@ -186,11 +186,16 @@ def encode(
 
 @dataclass(frozen=True)
 class _Target:
-    """What to aim at: bytes, or a PSNR, or (neither) the preset's own size."""
+    """What to aim at: bytes, or a PSNR, or (neither) the preset's own size.
+
+    Attributes:
+        strict: a picture too small for the rate is an error, not a reason for more bytes.
+    """
 
     psnr: float | None = None
     bpp: float | None = None
     max_bytes: int | None = None
+    strict: bool = True
 
     def bytes_for(self, pixels: int) -> float:
         if self.max_bytes is not None:
@@ -209,10 +214,14 @@ def _check_target(
     asked = {"quality": quality, "psnr": psnr, "bpp": bpp, "max_bytes": max_bytes}
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other; give one of {', '.join(asked)}")
+        raise UsageError(
+            f"{' and '.join(given)} exclude each other; give one of {', '.join(asked)}"
+        )
     if preset is not None:
         if given:
-            raise UsageError(f"preset {preset!r} has a fixed size; {next(iter(given))} cannot be given")
+            raise UsageError(
+                f"preset {preset!r} has a fixed size; {next(iter(given))} cannot be given"
+            )
         return _Target()
     for name, low, high in (("quality", 1, 100), ("psnr", 5, 100), ("bpp", 1e-4, _MOST_BPP)):
         value = given.get(name)
@@ -222,7 +231,8 @@ def _check_target(
         raise UsageError(f"max_bytes is {max_bytes}; at least 1 is accepted")
     if psnr is not None or max_bytes is not None or bpp is not None:
         return _Target(psnr, bpp, max_bytes)
-    return _Target(bpp=bpp_of_quality(DEFAULT_QUALITY if quality is None else quality))
+    rate = bpp_of_quality(DEFAULT_QUALITY if quality is None else quality)
+    return _Target(bpp=rate, strict=False)
 
 
 class _Session:
@@ -272,13 +282,18 @@ class _Session:
     def run(self) -> bytes:
         self._emit(ProgressEvent("prepare", seconds=self.seconds))
         self._resume()
-        extensions = ()
+        extensions: tuple[Extension, ...] = ()
         if self.picture.icc is not None:
             extensions = (Extension(EXTENSION_ICC_PROFILE, self.picture.icc),)
         if self.recipe.genesis is not None:
             return self._encode_plan(self._fixed_plan(), extensions)
+        if self.target.psnr is None and not self.target.strict:
+            self.asked_bytes = self.target.bytes_for(self.pixels)
+            return self._encode_plan(self._least_plan(extensions), extensions)
         if self.target.psnr is None:
-            return self._encode_plan(self._rate_plan(self.target.bytes_for(self.pixels), extensions), extensions)
+            return self._encode_plan(
+                self._rate_plan(self.target.bytes_for(self.pixels), extensions), extensions
+            )
         return self._search(self.target.psnr, extensions)
 
     def _search(self, wanted: float, extensions: tuple[Extension, ...]) -> bytes:
@@ -295,7 +310,7 @@ class _Session:
             if good or self._finish or (reached < wanted and self.asked_bytes >= most):
                 break
             self.say(
-                f"{len(data)} bytes give {reached:.2f} dB, {wanted:.2f} dB asked: trying another size"
+                f"{len(data)} bytes give {reached:.2f} dB, {wanted:.2f} dB asked: trying another"
             )
             self.asked_bytes = self._next_size(wanted)
             self.done_tiles, self.saved_fit = [], None
@@ -318,9 +333,9 @@ class _Session:
         if below and above:
             low, high = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
             share = (aim - low[1]) / max(high[1] - low[1], 1e-6)
-            return low[0] * (high[0] / low[0]) ** min(0.95, max(0.05, share))
+            return low[0] * math.pow(high[0] / low[0], min(0.95, max(0.05, share)))
         near = self.tried[-1]
-        return near[0] * 2 ** ((aim - near[1]) / _DB_PER_DOUBLING)
+        return near[0] * math.pow(2.0, (aim - near[1]) / _DB_PER_DOUBLING)
 
     def _least_plan(self, extensions: tuple[Extension, ...]) -> Plan:
         """Plan for the asked bytes, or for the smallest file there is if that is larger."""
@@ -452,7 +467,9 @@ class _Session:
     def _preview(self, fit: TileFit) -> NDArray[np.uint8]:
         _, rows, cols = fit.target.shape
         step = max(1, math.ceil(max(rows, cols) / _PREVIEW_SIDE))
-        grid = fit.grid.lattice(step, step // 2 if rows > step // 2 else 0, step // 2 if cols > step // 2 else 0)
+        grid = fit.grid.lattice(
+            step, step // 2 if rows > step // 2 else 0, step // 2 if cols > step // 2 else 0
+        )
         result: NDArray[np.uint8] = to_bytes(fit.kernel.forward(fit.params, grid)).cpu().numpy()
         return result
 
@@ -466,7 +483,9 @@ class _Session:
     def _fingerprint(self) -> str:
         """Identify picture and parameters: a checkpoint of others is of no use."""
         digest = hashlib.sha256(self.picture.pixels.tobytes())
-        digest.update(repr((self.picture.pixels.shape, self.recipe, self.target, self.seed)).encode())
+        digest.update(
+            repr((self.picture.pixels.shape, self.recipe, self.target, self.seed)).encode()
+        )
         return digest.hexdigest()
 
     def _save(self, fit: TileFit) -> None:

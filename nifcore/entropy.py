@@ -41,6 +41,7 @@ MIN_BITS = 1 / 8
 _MAX_SCALE = (1 << 19) - 1
 _COLUMN_ROWS = 4
 _ROW_SYMBOLS = 8
+_FIRST_ROW_SYMBOLS = 2
 _MEAN_SYMBOLS = 4
 _FLAT = 64
 _PROFILE_BITS = 6
@@ -130,7 +131,9 @@ def decode_symbols(decoder: RangeDecoder, rows: int, prior: Prior) -> Symbols:
     column_sums = np.zeros(columns, dtype=np.int64)
     for row in range(rows):
         expected = _expected(column_sums, int(column_sums.sum()), row, prior)
-        line = np.array(_decode_row(decoder, expected.tolist()), dtype=np.int64)
+        weight = _ROW_SYMBOLS if row else _FIRST_ROW_SYMBOLS
+        start = weight * int(expected.sum()) // columns
+        line = np.array(_decode_row(decoder, expected.tolist(), start), dtype=np.int64)
         symbols[row] = line
         if not np.array_equal(symbols[row], line):
             raise CorruptBitstream("weights are damaged: symbol beyond 32 bits")
@@ -141,8 +144,9 @@ def decode_symbols(decoder: RangeDecoder, rows: int, prior: Prior) -> Symbols:
 def expected_magnitudes(symbols: Symbols, prior: Prior) -> NDArray[np.float64]:
     """Return the mean magnitude that the model expects of every symbol, float64 (out, in).
 
-    A symbol q where m is expected costs about ``4 log2(1 + q**2 / c) + log2(c) / 2 + 0.95`` bits,
-    c = 8.69 m**2 + 1. With m held fixed this is differentiable in q: a rate term for training.
+    A symbol q where m is expected costs about ``4 log2(1 + q**2 / c) + log2(c) / 2`` bits with
+    c = 8.69 m**2 + 1. With m held fixed this is differentiable in q: a rate term for training,
+    of derivative ``8 q / (c + q**2) / ln 2`` bits per symbol.
     """
     return _scales(symbols, prior) / SCALE_UNIT
 
@@ -153,7 +157,8 @@ def _scales(symbols: Symbols, prior: Prior) -> Integers:
     column_sums = np.cumsum(magnitude, axis=0) - magnitude
     rows = np.arange(len(symbols))[:, None]
     expected = _expected(column_sums, column_sums.sum(axis=1, keepdims=True), rows, prior)
-    start = _ROW_SYMBOLS * expected.sum(axis=1, keepdims=True) // symbols.shape[1]
+    weight = np.where(rows == 0, _FIRST_ROW_SYMBOLS, _ROW_SYMBOLS)
+    start = weight * expected.sum(axis=1, keepdims=True) // symbols.shape[1]
     observed = start + (np.cumsum(magnitude, axis=1) - magnitude << _UNIT_BITS)
     predicted = start + np.cumsum(expected, axis=1) - expected
     scales: Integers = expected * observed // predicted
@@ -195,8 +200,8 @@ def _expected(
     return np.maximum(sums // (row + _COLUMN_ROWS), 1)
 
 
-def _decode_row(decoder: RangeDecoder, expected: list[int]) -> list[int]:
-    observed = predicted = _ROW_SYMBOLS * sum(expected) // len(expected)
+def _decode_row(decoder: RangeDecoder, expected: list[int], start: int) -> list[int]:
+    observed = predicted = start
     line = []
     decode = decoder.decode
     for magnitude in expected:

@@ -1,6 +1,6 @@
 """The exceptions of the codec, as one tree.
 
-Each class carries the exit code that the command line uses for it (the table is in ``docs/cli.md``).
+Each class carries the exit code that the command line uses for it; ``docs/cli.md`` has the table.
 
 ::
 

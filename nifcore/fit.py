@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +19,6 @@ from torch import Tensor
 from nifcore.errors import FitDiverged
 from nifcore.events import Control
 from nifcore.kernels import Kernel
-from nifcore.losses import Objective
 from nifcore.network import Architecture, Grid, Params, initialise, pixel_grid
 from nifcore.presets import Moment, Optimiser, Recipe, Restart, Stage
 from nifcore.quantise import (
@@ -33,6 +32,7 @@ from nifcore.quantise import (
     sensitivities,
 )
 from nifcore.soap import Soap
+from nifcore.tensors import STEP_INDICES
 
 _RATE_UPDATE = 20
 """Iterations between adjustments of the steps to the rate."""
@@ -182,10 +182,7 @@ class TileFit:
     @property
     def iterations(self) -> int:
         """Iterations planned over all stages."""
-        return sum(s.steps * self._step_length(s) for s in self.recipe.stages)
-
-    def _step_length(self, stage: Stage) -> int:
-        return max(1, round(stage.passes * self.pass_length))
+        return self.recipe.iterations(self.pass_length)
 
     def lattice_of(self, index: int) -> tuple[Grid, Tensor]:
         """Return the grid and target of lattice ``index`` (row offset * stride + column offset)."""
@@ -209,7 +206,9 @@ class TileFit:
                 continue
             if cursor.iteration == 0 and cursor.step == 0:
                 self._begin_stage()
-            self._iterate()
+            if not self._iterate():
+                self._recover(monitor)
+                continue
             if not cursor.order or self._step_over():
                 self._end_pass(monitor)
             if self._step_over():
@@ -220,7 +219,7 @@ class TileFit:
 
     def _length(self, stage: Stage) -> int:
         """Iterations of the step at work; a finishing fit cuts it short."""
-        length = self._step_length(stage)
+        length = stage.iterations(self.pass_length)
         return min(length, _FINISH_ITERATIONS) if self.cursor.finishing else length
 
     def _step_over(self) -> bool:
@@ -245,9 +244,7 @@ class TileFit:
                 self.lattice = PublishedLattice(self.recipe.published_bits)
             else:
                 probes = [self.lattice_of(i) for i in range(min(3, self.pass_length))]
-                self.sensitivity = sensitivities(
-                    self.kernel, self.params, probes, self.generator
-                )
+                self.sensitivity = sensitivities(self.kernel, self.params, probes, self.generator)
 
     def _finish_early(self, monitor: Monitor) -> None:
         """Make this the last step: quantise at once, or stop if that is under way."""
@@ -298,7 +295,8 @@ class TileFit:
 
     # ------------------------------------------------------------------ one iteration
 
-    def _iterate(self) -> None:
+    def _iterate(self) -> bool:
+        """Run one optimiser iteration; False if nothing finite came out (and nothing changed)."""
         cursor, stage = self.cursor, self.stage
         if not cursor.order:
             count = self.pass_length
@@ -317,6 +315,8 @@ class TileFit:
         )
         if stage.phase == "quantise" and self.recipe.rate_weight and self.budget:
             self._add_rate_gradient(gradients, weights, float(error))
+        if not torch.stack([g.sum() for g in gradients]).sum().add(error).isfinite():
+            return False
         assert self._optimiser is not None
         self._optimiser.step(gradients, self._rate())
         cursor.loss = float(loss)
@@ -324,6 +324,7 @@ class TileFit:
         cursor.error_count += target[0].numel()
         cursor.iteration += 1
         cursor.done += 1
+        return True
 
     def _rate(self) -> float:
         cursor, stage = self.cursor, self.stage
@@ -332,7 +333,8 @@ class TileFit:
             # run the schedule's last stretch, whatever came before
             left = self.remaining / max(1, self._length(stage))
             done = total - round(left * total / 6)
-        at = (cursor.step * self._step_length(stage) + cursor.iteration) // self.pass_length
+        before = cursor.step * stage.iterations(self.pass_length)
+        at = (before + cursor.iteration) // self.pass_length
         return stage.schedule.rate(Moment(done, total, at)) * cursor.rate_scale
 
     def _control_rate(self) -> None:
@@ -374,36 +376,32 @@ class TileFit:
         error = cursor.error_sum / cursor.error_count
         cursor.error_sum, cursor.error_count = 0.0, 0
         known = min(cursor.best_error, cursor.kept_error)
-        finite = math.isfinite(error) and all(bool(p.isfinite().all()) for p in self.params)
-        if not finite or (math.isfinite(known) and error > _DIVERGED * known):
-            self._recover(monitor, error)
+        if math.isfinite(known) and error > _DIVERGED * known:
+            self._recover(monitor)
             return
         cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))
         if error < cursor.best_error:
             cursor.best_error = error
             _copy_into(self.best, self.params)
 
-    def _recover(self, monitor: Monitor, error: float) -> None:
+    def _recover(self, monitor: Monitor) -> None:
         """Go back to the best state with half the learning rate and a fresh optimiser."""
         cursor = self.cursor
         cursor.recoveries += 1
         if cursor.recoveries > _RECOVERIES:
             raise FitDiverged(
-                f"fitting diverged {cursor.recoveries} times (last error {error:g}) in spite of "
+                f"fitting diverged {cursor.recoveries} times in spite of "
                 f"learning rates down to {cursor.rate_scale:g} of the preset's"
             )
         cursor.rate_scale *= 0.5
         _copy_into(self.params, self.best)
-        if not all(bool(p.isfinite().all()) for p in self.params):
-            raise FitDiverged("fitting diverged and no finite state was ever reached")
+        cursor.order, cursor.error_sum, cursor.error_count = [], 0.0, 0
         spec = next(
-            s.optimiser
-            for s in self.recipe.stages[cursor.stage :: -1]
-            if s.optimiser is not None
+            s.optimiser for s in self.recipe.stages[cursor.stage :: -1] if s.optimiser is not None
         )
         self._optimiser = _make_optimiser(spec, self.params)
         monitor.say(
-            f"error became {error:g}: back to the best state with the learning rate halved "
+            "the fit diverged: back to the best state with the learning rate halved "
             f"(recovery {cursor.recoveries} of {_RECOVERIES})"
         )
 
@@ -435,11 +433,10 @@ class TileFit:
         rounded = self.lattice.round(params)
         if self.budget is None or not isinstance(self.lattice, UniformLattice):
             return rounded
-        sizes = [p.numel() for p in params]
         increments = 0
-        while self.budget.exact(rounded.tensors) > self.budget.bits and increments < 64 * len(sizes):
+        while self.budget.exact(rounded.tensors) > self.budget.bits and increments < STEP_INDICES:
             increments += 1
-            rounded = coarser(self.lattice, sizes, increments).round(params)
+            rounded = coarser(self.lattice, increments).round(params)
         return rounded
 
     # ------------------------------------------------------------------ saving and resuming

@@ -53,7 +53,7 @@ class Objective:
         least = min(rows, cols)
         if self.structural == "dssim":
             return least >= SSIM_WINDOW
-        return least > (SSIM_WINDOW - 1) * 2 ** (MS_SSIM_SCALES - 1)
+        return least > (SSIM_WINDOW - 1) << (MS_SSIM_SCALES - 1)
 
     def value(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the whole objective (0-d, differentiable) for (channels, rows, cols) tensors."""

@@ -169,9 +169,7 @@ def make_grid(arch: Architecture, ys: Tensor, xs: Tensor, device: torch.device) 
             *axis_columns(net.frequencies, device),
         )
 
-    return Grid(
-        tables(arch.genesis), None if arch.modulation is None else tables(arch.modulation)
-    )
+    return Grid(tables(arch.genesis), None if arch.modulation is None else tables(arch.modulation))
 
 
 def pixel_grid(arch: Architecture, height: int, width: int, device: torch.device) -> Grid:
@@ -224,7 +222,7 @@ def forward(arch: Architecture, params: Sequence[Tensor], grid: Grid) -> Tensor:
     if grid.modulation is not None:
         shift = _network(params[split:], grid.modulation, arch.omega)
         period = arch.omega + arch.sigma * shift
-    return _network(params[:split], grid.genesis, period).unflatten(1, shape)
+    return _network(params[:split], grid.genesis, period).view(arch.channels, *shape)
 
 
 def _network(params: Sequence[Tensor], tables: AxisTables, period: Tensor | float) -> Tensor:

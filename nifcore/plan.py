@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from nifcore.bitstream import CRC_BYTES
 from nifcore.errors import ImpossibleTarget
@@ -65,10 +66,10 @@ class Plan:
 
 def bpp_of_quality(quality: float) -> float:
     """Return the rate in bits per pixel that ``quality`` (1 to 100) asks for; increasing."""
-    for (q0, r0), (q1, r1) in zip(QUALITY_RATES, QUALITY_RATES[1:], strict=False):
+    for (q0, r0), (q1, r1) in pairwise(QUALITY_RATES):
         if quality <= q1:
             share = (quality - q0) / (q1 - q0)
-            return r0 * (r1 / r0) ** share
+            return r0 * math.pow(r1 / r0, share)
     return QUALITY_RATES[-1][1]
 
 

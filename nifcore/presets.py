@@ -77,7 +77,8 @@ class Cosine:
         if moment.iteration < warmup:
             return self.peak * (moment.iteration + 1) / warmup
         done = (moment.iteration - warmup) / max(1, moment.iterations - warmup)
-        return self.peak * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))
+        half_wave = 0.5 * (1 + math.cos(math.pi * done))
+        return self.peak * (self.final + (1 - self.final) * half_wave)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Ramp:
     smoothing: float
 
     def at(self, progress: float) -> float:
-        return self.start + (self.end - self.start) * progress**self.smoothing
+        return self.start + (self.end - self.start) * math.pow(progress, self.smoothing)
 
 
 @dataclass(frozen=True)
@@ -118,19 +119,26 @@ class Stage:
 
     Attributes:
         phase: "fit" trains the weights, "quantise" trains through rounding.
-        steps: rounds of ``passes`` each, with a restart between them.
-        passes: passes over every pixel in each step; may be a fraction.
+        steps: rounds with a restart between them.
+        length: of each step, in passes over every pixel or in optimiser iterations.
+        unit: which of the two. Iterations cost the same on pictures of any size, as their
+            lattices hold about equally many pixels.
         optimiser: started afresh at the stage's beginning; None goes on with the last stage's.
         restart: how weights are disturbed between steps, or None.
     """
 
     phase: Literal["fit", "quantise"]
     steps: int
-    passes: float
+    length: int
+    unit: Literal["passes", "iterations"]
     optimiser: Optimiser | None
     schedule: Sawtooth | Cosine
     objective: Objective
     restart: Restart | None = None
+
+    def iterations(self, pass_length: int) -> int:
+        """Return the iterations of one step where a pass takes ``pass_length``."""
+        return self.length * (pass_length if self.unit == "passes" else 1)
 
 
 @dataclass(frozen=True)
@@ -177,10 +185,9 @@ class Recipe:
     rate_weight: float = 0.0
     mean_start: bool = True
 
-    @property
-    def passes(self) -> float:
-        """Passes over every pixel in all."""
-        return sum(stage.steps * stage.passes for stage in self.stages)
+    def iterations(self, pass_length: int) -> int:
+        """Return the iterations of all stages where a pass takes ``pass_length``."""
+        return sum(stage.steps * stage.iterations(pass_length) for stage in self.stages)
 
 
 _PAPER_OBJECTIVE = Objective("log_cosh", "dssim", 0.01)
@@ -208,6 +215,7 @@ def _paper(
                 "fit",
                 fit[0],
                 fit[1],
+                "passes",
                 Optimiser("adamw", weight_decay=1e-4),
                 Sawtooth(1e-3, 6e-4, warmup=fit[2], period=period or fit[1], decay=0.99),
                 _PAPER_OBJECTIVE,
@@ -217,6 +225,7 @@ def _paper(
                 "quantise",
                 quantise[0],
                 quantise[1],
+                "passes",
                 # the published configuration sets only the rate here, so torch's default decay
                 Optimiser("adamw", weight_decay=1e-2),
                 Sawtooth(5e-5, 2e-5, warmup=quantise[2], period=quantise[1]),
@@ -283,16 +292,16 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 """The published recipes by name."""
 
 
-def _effort(level: int, fit: float, quantise: float, summary: str) -> Recipe:
-    schedule = Cosine(5e-3)
+def _effort(level: int, fit: int, quantise: int, summary: str) -> Recipe:
+    schedule = Cosine(5e-3, final=0.0)
     objective = Objective("mse")
     return Recipe(
         name=f"effort-{level}",
         summary=summary,
         sampling=Sampling(stride=None),
         stages=(
-            Stage("fit", 1, fit, Optimiser("soap"), schedule, objective),
-            Stage("quantise", 1, quantise, None, schedule, objective),
+            Stage("fit", 1, fit, "iterations", Optimiser("soap"), schedule, objective),
+            Stage("quantise", 1, quantise, "iterations", None, schedule, objective),
         ),
         rate_weight=1.0,
     )
@@ -300,15 +309,15 @@ def _effort(level: int, fit: float, quantise: float, summary: str) -> Recipe:
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
     {
-        1: _effort(1, 5, 3, "a first look"),
-        2: _effort(2, 10, 5, "quick"),
-        3: _effort(3, 17, 8, "quick, better"),
-        4: _effort(4, 28, 12, "balanced, fast"),
-        5: _effort(5, 42, 18, "balanced (default)"),
-        6: _effort(6, 70, 30, "thorough"),
-        7: _effort(7, 140, 60, "slow"),
-        8: _effort(8, 280, 120, "slower"),
-        9: _effort(9, 560, 240, "as good as it gets"),
+        1: _effort(1, 80, 50, "a first look"),
+        2: _effort(2, 150, 90, "quick"),
+        3: _effort(3, 250, 150, "quick, better"),
+        4: _effort(4, 390, 250, "balanced, fast"),
+        5: _effort(5, 580, 380, "balanced (default)"),
+        6: _effort(6, 1000, 600, "thorough"),
+        7: _effort(7, 2000, 1200, "slow"),
+        8: _effort(8, 4000, 2400, "slower"),
+        9: _effort(9, 8000, 4800, "as good as it gets"),
     }
 )
 """The effort ladder."""
@@ -329,11 +338,13 @@ def find_recipe(preset: str | None, effort: int | None) -> Recipe:
         return PRESETS[preset]
     level = DEFAULT_EFFORT if effort is None else effort
     if isinstance(level, bool) or level not in EFFORTS:
-        raise UsageError(f"effort is {effort!r}; whole numbers from 1 to {len(EFFORTS)} are accepted")
+        raise UsageError(
+            f"effort is {effort!r}; whole numbers from 1 to {len(EFFORTS)} are accepted"
+        )
     return EFFORTS[level]
 
 
 def shortened(recipe: Recipe, factor: float) -> Recipe:
-    """Return the recipe with every step's passes scaled by ``factor`` (probes and tests)."""
-    stages = tuple(replace(s, passes=max(1.0, s.passes * factor)) for s in recipe.stages)
+    """Return the recipe with every step's length scaled by ``factor``, at least 1."""
+    stages = tuple(replace(s, length=max(1, round(s.length * factor))) for s in recipe.stages)
     return replace(recipe, stages=stages)

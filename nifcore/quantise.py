@@ -18,14 +18,23 @@ from torch import Tensor
 
 from nifcore.kernels import Kernel
 from nifcore.network import Grid, Params
-from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep, nearest_step_index, step_size
+from nifcore.tensors import (
+    STEP_INDICES,
+    STEPS_PER_OCTAVE,
+    PublishedStep,
+    QuantisedTensor,
+    UniformStep,
+    nearest_step_index,
+    step_size,
+)
 
 _NOISE = 1 / 16
 """Probe noise spans this fraction of a tensor's standard deviation."""
 _PROBES = 3
 _WIDEST = 1.0
 """Widest step, as a multiple of a tensor's root mean square."""
-_GAUSSIAN = 2 * math.pi * math.e
+_GRAIN = 8
+"""Index steps to which the ratios of steps are rounded: a quarter of an octave."""
 
 Cost = Callable[[Sequence[QuantisedTensor]], float]
 """Bits that the coder spends on one tile's tensors."""
@@ -159,54 +168,56 @@ def lattice_for_rate(
 ) -> UniformLattice:
     """Choose steps by sensitivity so that the symbols cost at most ``bits`` bits.
 
-    The common factor is bisected on a cheap estimate, which is scaled once to the coder's own
-    account of the result.
+    The steps keep fixed ratios, in quarter octaves (which the file stores briefly); their common
+    index is the smallest that meets the rate.
 
     Args:
         bits: what the symbols may cost.
         cost: the coder's own account, in bits.
     """
-    spreads = [_spread(p) for p in params]
-    sizes = [p.numel() for p in params]
     ideal = [1.0 / math.sqrt(h) for h in sensitivity]
+    # a tensor that seemed insensitive must not be rounded away altogether
+    widest = [_WIDEST * _spread(p) for p in params]
 
-    def estimate(factor: float) -> float:
-        # differential entropy of a Gaussian, floored where a tensor rounds to almost nothing
-        return sum(
-            n * 0.5 * math.log2(1.0 + _GAUSSIAN * (s / min(factor * d, _WIDEST * s)) ** 2)
-            for n, s, d in zip(sizes, spreads, ideal, strict=True)
-        )
-
-    def at(factor: float) -> UniformLattice:
-        # a tensor that seemed insensitive must not be rounded away altogether
-        pairs = zip(ideal, spreads, strict=True)
+    def at(base: int) -> UniformLattice:
+        factor = step_size(base) / ideal[0]
         return UniformLattice(
-            tuple(nearest_step_index(min(factor * d, _WIDEST * s)) for d, s in pairs)
+            tuple(
+                nearest_step_index(min(factor * d, w), base=base, grain=_GRAIN)
+                for d, w in zip(ideal, widest, strict=True)
+            )
         )
 
-    wanted = bits
-    lattice = at(1.0)
-    for _ in range(3):
-        low, high = -60.0, 60.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            if estimate(math.exp(middle)) > wanted:
-                low = middle
-            else:
-                high = middle
-        lattice = at(math.exp(high))
-        real = cost(lattice.round(params).tensors)
-        if 0.995 * bits <= real <= bits:
-            break
-        wanted *= bits / real * 0.998
-    return lattice
+    def spent(base: int) -> float:
+        return cost(at(base).round(params).tensors)
+
+    # halving the steps costs a bit per weight: a good guess, then gallop and bisect
+    size = sum(p.numel() for p in params)
+    guess = nearest_step_index(widest[0] / 16)
+    guess += round(STEPS_PER_OCTAVE * (spent(guess) - bits) / size)
+    guess = min(max(guess, 0), STEP_INDICES - 1)
+    reach = 2
+    if spent(guess) > bits:
+        low, high = guess, min(guess + reach, STEP_INDICES - 1)
+        while spent(high) > bits and high < STEP_INDICES - 1:
+            reach *= 2
+            low, high = high, min(high + reach, STEP_INDICES - 1)
+    else:
+        low, high = max(guess - reach, 0), guess
+        while spent(low) <= bits and low > 0:
+            reach *= 2
+            low, high = max(low - reach, 0), low
+    while high - low > 1:
+        middle = (low + high) // 2
+        if spent(middle) > bits:
+            low = middle
+        else:
+            high = middle
+    return at(high)
 
 
-def coarser(lattice: UniformLattice, sizes: Sequence[int], increments: int) -> UniformLattice:
-    """Widen steps by ``increments`` index steps in all, spread evenly, largest tensors first."""
-    rounds, rest = divmod(increments, len(sizes))
-    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    extra = set(order[:rest])
+def coarser(lattice: UniformLattice, increments: int) -> UniformLattice:
+    """Widen all steps by ``increments`` index steps, 2 % each."""
     return UniformLattice(
-        tuple(index + rounds + (i in extra) for i, index in enumerate(lattice.indices))
+        tuple(min(index + increments, STEP_INDICES - 1) for index in lattice.indices)
     )

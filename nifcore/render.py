@@ -71,6 +71,14 @@ def make_view(
     return View(width, height, (x, y, w, h))
 
 
+def tiles_in_view(header: Header, view: View) -> list[int]:
+    """Return the tiles that the view shows any pixel of, in file order."""
+    x, y, w, h = view.region
+    rows = _axis_spans(header.height, header.tiles[1], view.height, y, h)
+    columns = _axis_spans(header.width, header.tiles[0], view.width, x, w)
+    return [row * header.tiles[0] + column for row, _ in rows for column, _ in columns]
+
+
 def render(
     header: Header,
     weights: Callable[[int], Params],
@@ -103,9 +111,7 @@ def render(
             for start in range(top, bottom, band):
                 stop = min(start + band, bottom)
                 ys = _samples(range(start, stop), view.height, header.height, k) - box[1]
-                grid = make_grid(
-                    arch, coordinates(ys, box[3]), coordinates(xs, box[2]), device
-                )
+                grid = make_grid(arch, coordinates(ys, box[3]), coordinates(xs, box[2]), device)
                 colour = kernel.forward(params, grid)
                 if k > 1:
                     colour = torch.nn.functional.avg_pool2d(colour.clamp_(-1.0, 1.0), k)

@@ -81,7 +81,7 @@ class QuantisedTensor:
 
     Attributes:
         symbols: int32 array, (out, in) or (out,); any int32 for :class:`UniformStep`,
-            magnitudes up to 2**(bits - 1) for :class:`PublishedStep`.
+            magnitudes below 2**(bits - 1) for :class:`PublishedStep`.
         step: how symbols become values.
     """
 
@@ -97,7 +97,7 @@ class QuantisedTensor:
         low, high = int(symbols.min()), int(symbols.max())
         least, most = _SYMBOL_MIN, _SYMBOL_MAX
         if isinstance(self.step, PublishedStep):
-            most = 1 << self.step.bits - 1
+            most = (1 << self.step.bits - 1) - 1
             least = -most
         if low < least or high > most:
             raise UsageError(
@@ -116,9 +116,7 @@ class QuantisedTensor:
             return self.symbols.astype(np.float32) * np.float32(step_size(self.step.index))
         unit = self.symbols.astype(np.float16) / np.float16((1 << self.step.bits - 1) - 1)
         bound = np.uint16(self.step.bound_bits).view(np.float16)
-        # A bound near the largest half may overflow to infinity by one symbol; that is exact too.
-        with np.errstate(over="ignore"):
-            return (unit * bound).astype(np.float32)
+        return (unit * bound).astype(np.float32)
 
 
 def step_size(index: int) -> float:

@@ -67,9 +67,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        import nifcore
 
-        print(f"nif {version('nif')}")
+        print(f"nif {nifcore.__version__}")
         raise typer.Exit
 
 

@@ -199,7 +199,7 @@ def kernels(
         typer.Option(
             "--size", metavar="WxH", parser=parse_size, help="Size of the picture fitted."
         ),
-    ] = (768, 512),
+    ] = "768x512",
     repeat: Annotated[
         int, typer.Option("--repeat", min=1, metavar="N", help="Passes of each kernel.")
     ] = 3,

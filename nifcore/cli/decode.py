@@ -119,11 +119,11 @@ def decode(
             found |= {"width": width, "height": height, "seconds": seconds, "notes": notes}
             print_json(found)
         elif not quiet:
-            line = f"{output}: {width}x{height}, {byte_count(len(data))}, {seconds:.2f} s"
+            line = f"{width}x{height}, {byte_count(len(data))}, {seconds:.2f} s"
             if output == inputs.STDIO:
-                say(line)
+                say(f"stdout: {line}")
             else:
-                print(line)
+                print(f"{output}: {line}")
     if failed:
         raise typer.Exit(failed)
 
@@ -135,10 +135,11 @@ def _decoded(
     size: tuple[int, int] | None,
     region: tuple[int, int, int, int] | None,
 ) -> Image:
+    data = inputs.read(source, settings.limits())
     import nifcore
 
     return nifcore.decode(
-        inputs.read(source, settings.limits()),
+        data,
         scale=scale,
         size=size,
         region=region,

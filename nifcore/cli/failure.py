@@ -36,9 +36,6 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             failure: Exception = Cancelled("stopped")
         except Exception as error:
-            # Usage errors of the argument parser are the parser's to print.
-            if hasattr(error, "format_message"):
-                raise
             if ctx.params.get("debug") or config.debugging():
                 raise
             failure = error

@@ -47,8 +47,8 @@ def import_published(
         sizes = {"bytes": len(rewritten), "published_bytes": len(data)}
         print_json({"input": source, "output": output} | sizes)
     elif not quiet:
-        line = f"{output}: {byte_count(len(rewritten))}, was {byte_count(len(data))}"
+        line = f"{byte_count(len(rewritten))}, was {byte_count(len(data))}"
         if output == inputs.STDIO:
-            say(line)
+            say(f"stdout: {line}")
         else:
-            print(line)
+            print(f"{output}: {line}")

@@ -67,7 +67,7 @@ class Interrupts:
 
     def _cancel(self) -> None:
         self.wanted = Control.CANCEL
-        self._say("stopping: no file will be written")
+        self._say("stopping: no file will be written (once more does not wait)")
 
 
 def say_in_signal(text: str) -> None:

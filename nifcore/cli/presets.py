@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -27,23 +27,23 @@ def presets(json: Json = False, debug: Debug = False) -> None:
     if json:
         print_json(
             {
-                "efforts": {str(level): _described(recipe) for level, recipe in EFFORTS.items()},
-                "presets": {name: _described(recipe) for name, recipe in PRESETS.items()},
+                "efforts": {str(level): asdict(recipe) for level, recipe in EFFORTS.items()},
+                "presets": {name: asdict(recipe) for name, recipe in PRESETS.items()},
             }
         )
         return
-    levels = [["effort", "passes", "optimiser", ""]]
+    levels = [["effort", "fits and quantises", "optimiser", ""]]
     levels += [
-        [str(level), f"{recipe.passes:g}", _optimisers(recipe), recipe.summary]
+        [str(level), _work(recipe), _optimisers(recipe), recipe.summary]
         for level, recipe in EFFORTS.items()
     ]
-    print(columns(levels, right=(1,)))
+    print(columns(levels))
     print("\nThe network's sizes follow from the target. A pass is every pixel used once.\n")
-    published = [["preset", "passes", "optimiser", "network", "modulation", ""]]
+    published = [["preset", "fits and quantises", "optimiser", "network", "modulation", ""]]
     published += [
         [
             name,
-            f"{recipe.passes:g}",
+            _work(recipe),
             _optimisers(recipe),
             _sizes(recipe.genesis),
             _sizes(recipe.modulation),
@@ -51,11 +51,16 @@ def presets(json: Json = False, debug: Debug = False) -> None:
         ]
         for name, recipe in PRESETS.items()
     ]
-    print(columns(published, right=(1,)))
+    print(columns(published))
 
 
-def _described(recipe: Recipe) -> dict[str, Any]:
-    return asdict(recipe) | {"passes": recipe.passes}
+def _work(recipe: Recipe) -> str:
+    """Say what the stages do: ``10x150 + 5x40 passes``."""
+    lengths = [
+        f"{stage.steps}x{stage.length}" if stage.steps > 1 else str(stage.length)
+        for stage in recipe.stages
+    ]
+    return f"{' + '.join(lengths)} {recipe.stages[-1].unit}"
 
 
 def _optimisers(recipe: Recipe) -> str:

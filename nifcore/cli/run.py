@@ -11,6 +11,7 @@ from nifcore.cli.checkpoint import FileCheckpoint
 from nifcore.cli.interrupts import Interrupts, say_in_signal
 from nifcore.cli.request import Request
 from nifcore.config import Settings
+from nifcore.errors import Cancelled
 from nifcore.events import Control, ProgressEvent
 
 if TYPE_CHECKING:
@@ -79,4 +80,7 @@ class Run:
                 )
             finally:
                 self.interrupted = interrupts.wanted is not Control.CONTINUE
+        if interrupts.wanted is Control.CANCEL:
+            # Asked for after the last iteration, where the encode asks no more.
+            raise Cancelled("cancelled")
         return picture, encoded

@@ -71,9 +71,9 @@ class ReferenceEncoder(Interval):
     def finish(self) -> bytes:
         count = self.settled
         while True:
-            grain = self.digits - 8 * count
-            value = -(-self.low // 2**grain)
-            if value * 2**grain < self.low + self.width:
+            grain = 1 << self.digits - 8 * count
+            value = -(-self.low // grain)
+            if value * grain < self.low + self.width:
                 return value.to_bytes(count, "big")
             count += 1
 
@@ -99,7 +99,7 @@ class ReferenceDecoder(Interval):
             group = min(count, 20)
             t = self.target(group)
             self.narrow(t, 1, group)
-            value = value * 2**group + t
+            value = (value << group) + t
             count -= group
         return value
 
@@ -133,7 +133,7 @@ def table(k: int) -> tuple[int, list[int]]:
 def table_number(scale: int) -> int:
     """Return the table for a scale of 1 to 4095."""
     b = int(math.log2(scale))
-    return 8 * b + sum(t < scale * 2 ** (16 - b) for t in THRESHOLDS)
+    return 8 * b + sum(t < scale << 16 - b for t in THRESHOLDS)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Decoded:
 
     def render(self) -> list[list[tuple[int, ...]]]:
         """Return rows of pixels of samples at the file's own size."""
-        picture = [[()] * self.width for _ in range(self.height)]
+        picture: list[list[tuple[int, ...]]] = [[()] * self.width for _ in range(self.height)]
         for tile, weights in enumerate(self.weights):
             row, column = divmod(tile, self.columns)
             top, bottom = (i * self.height // self.rows for i in (row, row + 1))
@@ -352,7 +352,7 @@ def _decode_tensor(
         expected = [
             max(1, (32 * above[c] + 4 * (mean * p[c] >> 6)) // (r + 4)) for c in range(columns)
         ]
-        observed = predicted = 8 * sum(expected) // columns
+        observed = predicted = (8 if r else 2) * sum(expected) // columns
         row: list[int] = []
         for c in range(columns):
             scale = min(max(expected[c] * observed // predicted, 1), 2**19 - 1)

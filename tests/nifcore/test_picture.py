@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, features
+from PIL import Image, ImageCms, ImageFile
 
 from nifcore.errors import (
     InputError,
@@ -33,8 +33,8 @@ LOSSY = ["JPEG", "GIF", "AVIF"]
 
 
 def supported(format: str) -> bool:
-    feature = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}.get(format)
-    return feature is None or bool(features.check(feature))
+    Image.init()
+    return format in Image.SAVE
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -691,6 +691,8 @@ def test_lossless_outputs_hold_every_kind_of_picture(
 def test_other_outputs_flatten_or_convert(
     tmp_path: Path, decoded: Image.Image, extension: str
 ) -> None:
+    if extension in (".avif", ".qoi") and not supported(extension[1:].upper()):
+        pytest.skip(f"this Pillow cannot write {extension}")
     path = tmp_path / f"out{extension}"
     notes = write_picture(decoded, path)
     holds_alpha = extension in (".webp", ".avif", ".gif", ".qoi", ".sgi")

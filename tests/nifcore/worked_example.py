@@ -1,4 +1,7 @@
-"""The worked file of ``docs/format.md``; run this to write its numbers into that page."""
+"""The worked file of ``docs/format.md``.
+
+``python -m tests.nifcore.worked_example`` writes its numbers into that page.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ def _worked() -> str:
     indices = ", ".join(str(index) for index, _ in SYMBOLS)
     lines += [
         "",
-        f"The stream begins with `bits(11)` = 960 and `bits(2)` = 3; the step indices are {indices}.",
+        f"The stream begins with `bits(11)` = 960, `bits(2)` = 3; the step indices are {indices}.",
         "Then come the differences of the step indices and the 17 symbols; *start* and *frequency*",
         "are the parts of 2^20 that the symbol, or the escape before it, occupies.",
         "",

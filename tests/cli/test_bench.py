@@ -1,0 +1,108 @@
+"""``nif bench``: what it runs, and that its means are means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nifcore import kernels
+from nifcore.cli.bench import Curve, read_curves
+from nifcore.errors import InputError
+from tests.cli.conftest import HEIGHT, WIDTH, Coded
+from tests.cli.program import nif_here
+
+POINTS = [{"bpp": 4.0, "psnr": 30.0}, {"bpp": 1.0, "psnr": 20.0}, {"bpp": 2.0, "psnr": 26.0}]
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps({"_about": "", "kodak": {"CODEC": {"points": POINTS}}}))
+    return path
+
+
+def test_every_combination_is_run_and_averaged(
+    coded: Coded, tmp_path: Path, published: Path
+) -> None:
+    output = tmp_path / "out.json"
+    run = nif_here(
+        *("bench", "encode", coded.picture, coded.picture, "--json", "--output", output),
+        *("--effort", 1, "--bpp", 2, "--bpp", 4, "--published", published),
+    )
+    assert run.code == 0, run.stderr
+    document = json.loads(output.read_text())
+    runs, means = document["runs"], document["means"]
+    assert [each["asked"] for each in runs] == ["effort 1, 2 bpp"] * 2 + ["effort 1, 4 bpp"] * 2
+    assert run.objects == [
+        {"schema_version": 1} | each for each in (*runs[:2], means[0], *runs[2:], means[1])
+    ]
+    assert runs[2]["bytes"] == coded.file.stat().st_size
+    assert runs[2]["psnr_db"] == coded.said["psnr_db"]
+    for mean, group in zip(means, (runs[:2], runs[2:]), strict=True):
+        for name in ("bytes", "bpp", "psnr_db", "seconds"):
+            assert mean[name] == pytest.approx(sum(each[name] for each in group) / 2)
+    expected = 26 + 4 * np.log2(means[1]["bpp"] / 2)
+    assert means[1]["published"] == {"CODEC": pytest.approx(expected)}
+    assert document["machine"]["threads"] >= 1
+
+
+def test_the_table_for_people(coded: Coded, published: Path) -> None:
+    run = nif_here(
+        *("bench", "encode", coded.picture, "--effort", 1, "--bpp", 4),
+        *("--published", published),
+    )
+    heading, row, mean, rival = run.text.splitlines()
+    assert heading.split() == ["picture", "asked", "bytes", "bpp", "PSNR", "MS-SSIM", "seconds"]
+    assert row.startswith("photo.png")
+    assert row.split()[-4] == f"{coded.said['bpp']:.3f}"
+    assert mean.startswith("mean of 1")
+    assert rival.split()[0] == "CODEC"
+
+
+def test_bpp_and_quality_exclude_each_other(coded: Coded) -> None:
+    run = nif_here("bench", "encode", coded.picture, "--bpp", 1, "--quality", 50)
+    assert run.code == 2
+    assert "exclude each other" in run.stderr
+
+
+def test_curves_are_read_sorted_and_end_where_their_points_end(published: Path) -> None:
+    (curve,) = read_curves(published, "kodak")
+    assert curve.codec == "CODEC"
+    assert curve.at(2.0) == 26.0
+    assert curve.at(2**0.5) == pytest.approx(23.0)
+    assert curve.at(0.99) is None
+    assert curve.at(4.01) is None
+
+
+@pytest.mark.parametrize("text", ["{}", "no JSON", '{"kodak": {"C": {"points": [{"bpp": 1}]}}}'])
+def test_files_that_hold_no_curves(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="holds no published points of 'kodak'"):
+        read_curves(path, "kodak")
+
+
+def test_one_point_is_a_curve_too() -> None:
+    assert Curve("C", ((1.0, 20.0),)).at(1.0) == 20.0
+
+
+def test_bench_decode(coded: Coded) -> None:
+    run = nif_here("bench", "decode", coded.file, "--repeat", 3, "--json")
+    (said,) = run.objects
+    assert (said["width"], said["height"]) == (WIDTH, HEIGHT)
+    assert len(said["seconds"]) == 3
+    assert said["fastest"] == min(said["seconds"]) > 0
+    assert said["median"] == sorted(said["seconds"])[1]
+    assert str(coded.file) in nif_here("bench", "decode", coded.file, "--repeat", 1).text
+
+
+def test_bench_kernels() -> None:
+    names = [each.name for each in kernels.choices() if each.name != "compiled"]
+    run = nif_here("bench", "kernels", *names, "--size", "24x16", "--repeat", 2, "--json")
+    assert [each["kernel"] for each in run.objects] == names
+    for each in run.objects:
+        assert each["fastest"] == min(each["seconds"]) > 0
+    assert nif_here("bench", "kernels", "nonesuch").code == 2

@@ -1,0 +1,182 @@
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nifcore.bitstream import code_length, pack
+from nifcore.errors import FitDiverged
+from nifcore.events import Control
+from nifcore.fit import Budget, TileFit
+from nifcore.header import Colour, Header, NetShape
+from nifcore.kernels.chunked import ChunkedKernel
+from nifcore.network import Architecture, from_bytes
+from nifcore.presets import EFFORTS, PRESETS, shortened
+
+GENESIS, MODULATION = NetShape((16, 10), 6), NetShape((5,), 2)
+HEADER = Header(width=48, height=40, colour=Colour.SRGB, genesis=GENESIS, modulation=MODULATION)
+ARCH = Architecture.of(HEADER)
+BUDGET = Budget(
+    6.0 * ARCH.parameters,
+    lambda tensors: code_length(HEADER, tensors),
+    lambda tensors: 8.0 * len(pack(HEADER, [tensors])),
+)
+EFFORT = shortened(EFFORTS[3], 0.25)  # a hundred iterations
+PAPER = shortened(PRESETS["paper-120"], 0.007)  # its ten and five steps, a pass each
+
+
+class Watch:
+    """A monitor that follows a script and keeps what it is told."""
+
+    def __init__(self, script=None):
+        self.script = script or (lambda fit: Control.CONTINUE)
+        self.messages = []
+        self.ticks = 0
+        self.phases = []
+
+    def tick(self, fit):
+        self.ticks += 1
+        if fit.stage.phase not in self.phases:
+            self.phases.append(fit.stage.phase)
+        return self.script(fit)
+
+    def say(self, message):
+        self.messages.append(message)
+
+
+def picture():
+    rows, cols = np.mgrid[0:40, 0:48] / 40.0
+    waves = [np.sin(5 * rows + 3 * cols), np.cos(9 * rows * cols), np.sin(7 * cols - 2 * rows)]
+    pixels = ((np.stack(waves, -1) + 1) * 127.5).astype(np.uint8)
+    return from_bytes(torch.from_numpy(pixels))
+
+
+def make(recipe=EFFORT, kernel=None, seed=0):
+    budget = BUDGET if recipe.published_bits is None else None
+    kernel = kernel or ChunkedKernel(ARCH, threads=1)
+    return TileFit(ARCH, kernel, picture(), recipe, budget, seed)
+
+
+def symbols(result):
+    return [(t.symbols.tolist(), t.step) for t in result.rounded.tensors]
+
+
+def psnr_of_a_constant():
+    around_mean = picture() - picture().mean((1, 2), keepdim=True)
+    return 10 * math.log10(4 / float(around_mean.square().mean()))
+
+
+def psnr_of(fit, result):
+    return 10 * math.log10(4 / fit.full_error(result.rounded.values))
+
+
+@pytest.mark.parametrize(("recipe", "gain"), [(EFFORT, 10), (PAPER, 1)], ids=["effort", "paper"])
+def test_a_fit_learns_the_picture_within_its_budget(recipe, gain):
+    fit, watch = make(recipe), Watch()
+
+    result = fit.run(watch)
+
+    assert result.complete
+    assert watch.phases == ["fit", "quantise"]
+    assert fit.cursor.done == fit.iterations
+    assert psnr_of(fit, result) > psnr_of_a_constant() + gain
+    if recipe.published_bits is None:
+        assert BUDGET.exact(result.rounded.tensors) <= BUDGET.bits
+
+
+@pytest.mark.parametrize("recipe", [EFFORT, PAPER], ids=["effort", "paper"])
+def test_resuming_anywhere_gives_the_same_file_bit_for_bit(recipe):
+    saved = {}
+
+    def keep(fit):
+        saved[fit.cursor.done] = copy.deepcopy(fit.state())
+        return Control.CONTINUE
+
+    whole = make(recipe).run(Watch(keep))
+
+    last = max(saved)
+    for moment in {0, last // 3, last * 4 // 5, last}:
+        resumed = make(recipe, seed=99)  # the saved state must bring its own random numbers
+        resumed.load(saved[moment])
+        assert symbols(resumed.run(Watch())) == symbols(whole), f"resumed at {moment}"
+
+
+@pytest.mark.parametrize("recipe", [EFFORT, PAPER], ids=["effort", "paper"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+def test_finishing_early_codes_a_usable_state_soon(recipe, share):
+    fit = make(recipe)
+    at = int(share * fit.iterations)
+    watch = Watch(lambda f: Control.FINISH if f.cursor.done >= at else Control.CONTINUE)
+
+    result = fit.run(watch)
+
+    assert not result.complete
+    assert watch.ticks <= at + 60
+    assert any("finishing early" in m for m in watch.messages)
+    if share >= 0.3:
+        whole_fit = make(recipe)
+        whole = whole_fit.run(Watch())
+        assert psnr_of(fit, result) > psnr_of(whole_fit, whole) - 12
+    if recipe.published_bits is None:
+        assert BUDGET.exact(result.rounded.tensors) <= BUDGET.bits
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_cancelling_stops_before_the_next_iteration(share):
+    fit = make()
+    at = int(share * fit.iterations)
+    watch = Watch(lambda f: Control.CANCEL if f.cursor.done >= at else Control.CONTINUE)
+
+    assert fit.run(watch) is None
+    assert watch.ticks == at + 1
+
+
+class Poisoned(ChunkedKernel):
+    """The real kernel, whose gradients turn into NaN at chosen calls."""
+
+    def __init__(self, bad):
+        super().__init__(ARCH, threads=1)
+        self.calls = itertools.count()
+        self.bad = bad
+
+    def loss_and_gradient(self, params, grid, target, objective):
+        loss, gradients, error = super().loss_and_gradient(params, grid, target, objective)
+        if self.bad(next(self.calls)):
+            gradients = [g * math.nan for g in gradients]
+        return loss, gradients, error
+
+
+@pytest.mark.parametrize("when", [7, 19])
+def test_nan_sends_the_fit_back_to_its_best_state_with_a_smaller_step(when):
+    fit, watch = make(kernel=Poisoned(lambda call: call == when)), Watch()
+
+    result = fit.run(watch)
+
+    assert fit.cursor.rate_scale == 0.5
+    assert any("back to the best state" in m and "halved" in m for m in watch.messages)
+    assert psnr_of(fit, result) > psnr_of_a_constant() + 3
+
+
+def test_a_fit_that_never_gets_better_than_nan_gives_up_with_a_reason():
+    with pytest.raises(FitDiverged, match="diverged 7 times"):
+        make(kernel=Poisoned(lambda call: True)).run(Watch())
+
+
+def test_restarts_disturb_the_published_share_of_inner_weights_only():
+    fit = make(PAPER)
+    before = [p.clone() for p in fit.params]
+    restart = PAPER.stages[0].restart
+
+    fit._disturb(restart, 1.0)
+
+    heads = {0, ARCH.genesis_tensors}
+    for index, (old, new) in enumerate(zip(before, fit.params, strict=True)):
+        moved = (old != new).float().mean()
+        if old.dim() == 1 or index in heads:
+            assert moved == 0
+        elif old.numel() > 100:
+            assert moved == pytest.approx(0.7, abs=0.15)
+            reach = float(old.abs().mean()) * 0.2 / 0.7
+            assert 0.8 * reach < (new - old).abs().max() <= reach * 1.001

@@ -1,0 +1,109 @@
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nifcore.bitstream import CRC_BYTES
+from nifcore.errors import ImpossibleTarget
+from nifcore.header import Colour, header_bytes
+from nifcore.network import Architecture
+from nifcore.plan import (
+    BITS_PER_PARAMETER,
+    bpp_of_quality,
+    frequencies_for,
+    modulation_widths,
+    plan_rate,
+    shapes_for,
+    tiling,
+    widths,
+)
+from nifcore.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", [f"paper-{n}" for n in (120, 200, 280, 360, 450)])
+def test_the_rule_follows_the_published_ladder(name):
+    """At every rung's parameter count, the rule's layers are near the published ones."""
+    published = PRESETS[name]
+    size = Architecture(published.genesis, published.modulation, 3).parameters
+
+    genesis, modulation = shapes_for(size, 768)
+
+    assert Architecture(genesis, modulation, 3).parameters == pytest.approx(size, rel=0.05)
+    # within a third: the ladder itself is not smooth (its third layers go 40, 48, 70, 85)
+    for ours, theirs in zip(genesis.hidden, published.genesis.hidden, strict=True):
+        assert 0.66 < ours / theirs < 1.5
+    assert genesis.frequencies == 16
+
+
+@given(st.floats(100, 250_000), st.integers(8, 8192))
+def test_networks_grow_with_the_parameters_and_never_exceed_them(parameters, side):
+    genesis, modulation = shapes_for(parameters, side)
+    bigger, more = shapes_for(parameters * 1.5, side)
+
+    arch = Architecture(genesis, modulation, 3)
+    smallest = Architecture(*shapes_for(0, side), 3).parameters
+    assert arch.parameters <= max(parameters, smallest)
+    assert Architecture(bigger, more, 3).parameters >= arch.parameters
+
+
+@pytest.mark.parametrize("first", [4, 20, 120, 200, 360, 680])
+def test_layers_narrow_towards_the_output(first):
+    sizes = widths(first)
+
+    assert list(sizes[1:]) == sorted(sizes[1:], reverse=True)
+    assert list(modulation_widths(first)) == sorted(modulation_widths(first), reverse=True)
+
+
+@pytest.mark.parametrize(("side", "count"), [(768, 16), (218, 12), (8, 3), (4043, 21), (65535, 24)])
+def test_frequencies_follow_the_longer_side(side, count):
+    assert frequencies_for(side) == count
+
+
+def test_quality_is_monotone_and_hits_its_anchors():
+    rates = [bpp_of_quality(q) for q in range(1, 101)]
+
+    assert rates == sorted(set(rates))
+    assert (rates[0], rates[74], rates[99]) == pytest.approx((0.05, 0.45, 4.0))
+
+
+@given(
+    st.integers(8, 9000),
+    st.integers(8, 5000),
+    st.floats(0.1, 4.0),
+    st.sampled_from(list(Colour)),
+)
+@settings(max_examples=150)
+def test_every_picture_and_rate_has_a_plan_that_adds_up_or_a_reason(width, height, bpp, colour):
+    size = width * height * bpp / 8
+    if size < 500:  # whether a tiny file is possible depends on the shape
+        with suppress(ImpossibleTarget):
+            plan_rate(width, height, colour, size, 0)
+        return
+
+    plan = plan_rate(width, height, colour, size, 0)
+    header = plan.header
+    fixed = len(header_bytes(header)) + CRC_BYTES
+    assert plan.budget_bits * header.tile_count / 8 + fixed <= size + 1
+    assert header.parameters <= 300_000
+    spent = plan.budget_bits / header.parameters
+    assert spent >= 2.5
+    if header.parameters > 2000:
+        assert spent == pytest.approx(BITS_PER_PARAMETER, rel=0.1)
+
+
+def test_a_target_below_the_smallest_file_says_how_small_it_gets():
+    with pytest.raises(ImpossibleTarget, match=r"10 bytes asked.*smallest file for it has about"):
+        plan_rate(768, 512, Colour.SRGB, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "parameters", "most"),
+    [(768, 512, 240_000, 1), (5472, 3648, 100_000, 12), (8000, 6000, 33_000_000, 200)],
+)
+def test_tiles_bound_pixels_and_parameters_per_network(width, height, parameters, most):
+    columns, rows = tiling(width, height, parameters)
+
+    assert columns * rows <= most
+    assert parameters / (columns * rows) <= 280_000
+    assert width * height / (columns * rows) <= 2.4e6
