@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nifcore import metrics
-from nifcore.bitstream import CRC_BYTES, code_length, pack
+from nifcore.bitstream import CRC_BYTES, code_length, expected_magnitudes, pack
 from nifcore.decoder import decode_pixels
 from nifcore.devices import describe_device, resolve_device, single_threaded
 from nifcore.errors import Cancelled, DeviceError, ImpossibleTarget, UsageError
@@ -372,7 +372,12 @@ class _Session:
         self.kernel_used = kernel.name
         budget = None
         if self.recipe.published_bits is None:
-            budget = Budget(plan.budget_bits, lambda t: code_length(header, t), _exact(header))
+            budget = Budget(
+                plan.budget_bits,
+                lambda tensors: code_length(header, tensors),
+                _exact(header),
+                lambda tensors: expected_magnitudes(header, tensors),
+            )
         for index in range(len(self.done_tiles), header.tile_count):
             x, y, w, h = header.tile_box(index)
             part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nifcore.errors import FitDiverged
@@ -32,7 +34,7 @@ from nifcore.quantise import (
     sensitivities,
 )
 from nifcore.soap import Soap
-from nifcore.tensors import STEP_INDICES
+from nifcore.tensors import STEP_INDICES, QuantisedTensor, step_size
 
 _RATE_UPDATE = 20
 """Iterations between adjustments of the steps to the rate."""
@@ -67,11 +69,13 @@ class Budget:
         bits: at most this many.
         estimate: the coder's cost, quick and good to a percent, for steering.
         exact: what the tile really takes, for the last word.
+        magnitudes: the mean magnitude that the entropy model expects of every symbol.
     """
 
     bits: float
     estimate: Cost
     exact: Cost
+    magnitudes: Callable[[Sequence[QuantisedTensor]], list[NDArray[np.float64]]]
 
 
 class _AdamW:
@@ -166,6 +170,7 @@ class TileFit:
         self.best: Params = _clone(self.params)  # of this step
         self.kept: Params = _clone(self.params)  # of this stage
         self.sensitivity: list[float] = []
+        self.widths: Params = []  # squared spread of every symbol under the entropy model
         self.lattice: Lattice | None = None
         self._optimiser: Soap | _AdamW | None = None
 
@@ -355,18 +360,29 @@ class TileFit:
             # errors under other steps are not comparable
             cursor.best_error = math.inf
             cursor.error_sum, cursor.error_count = 0.0, 0
+        if due and self.recipe.rate_weight and self.budget is not None:
+            found = self.budget.magnitudes(self.lattice.round(self.params).tensors)
+            self.widths = [
+                torch.from_numpy(8.69 * m * m + 1.0).to(p)
+                for m, p in zip(found, self.params, strict=True)
+            ]
 
     def _add_rate_gradient(self, gradients: list[Tensor], weights: Params, error: float) -> None:
-        """Add the gradient of ``lambda * bits``, bits = n/2 log2(mean square) per matrix.
+        """Add the gradient of ``lambda * bits`` to ``gradients``.
 
-        Lambda is the slope of the published curve at the present error and the budgeted rate.
+        Lambda is the slope of the published curve at the present error and the budgeted rate; the
+        bits of a symbol q are about 4 log2(1 + q^2 / c), with c from the scales that the entropy
+        model adapted to (:func:`nifcore.entropy.expected_magnitudes`).
         """
         assert self.budget is not None
+        assert isinstance(self.lattice, UniformLattice)
         price = self.recipe.rate_weight * _RATE_SLOPE * error / self.budget.bits
-        for g, w in zip(gradients, weights, strict=True):
-            if w.dim() == 2:
-                power = w.square().mean().clamp_min(1e-12)
-                g.add_(w / power, alpha=price / math.log(2.0))
+        for g, w, index, c in zip(
+            gradients, weights, self.lattice.indices, self.widths, strict=True
+        ):
+            step = step_size(index)
+            q = w / step
+            g.add_(q / (q.square() + c), alpha=price * 8.0 / math.log(2.0) / step)
 
     def _end_pass(self, monitor: Monitor) -> None:
         cursor = self.cursor
@@ -449,6 +465,7 @@ class TileFit:
             "best": _clone(self.best),
             "kept": _clone(self.kept),
             "sensitivity": list(self.sensitivity),
+            "widths": _clone(self.widths),
             "indices": list(self.lattice.indices)
             if isinstance(self.lattice, UniformLattice)
             else None,
@@ -468,6 +485,7 @@ class TileFit:
         ):
             _copy_into(mine, [t.to(self.target.device) for t in saved])
         self.sensitivity = list(state["sensitivity"])
+        self.widths = [t.to(self.target.device) for t in state["widths"]]
         self.generator.set_state(state["generator"])
         if state["indices"] is not None:
             self.lattice = UniformLattice(tuple(state["indices"]))

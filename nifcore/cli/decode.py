@@ -158,7 +158,10 @@ def _check_format(output: str, asked: str | None) -> None:
     """Find out on a single pixel whether the format can be written, before any decoding."""
     from PIL import Image
 
-    _written(Image.new("L", (1, 1)), _format_of(output, asked))
+    name = _format_of(output, asked)
+    if name.lower().removeprefix(".") == "nif":
+        raise UsageError(f"{output}: nif decode writes pictures, not .nif files")
+    _written(Image.new("L", (1, 1)), name)
 
 
 def _written(picture: Image, name: str) -> tuple[bytes, tuple[str, ...]]:

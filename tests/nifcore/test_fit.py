@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nifcore.bitstream import code_length, pack
+from nifcore.bitstream import code_length, expected_magnitudes, pack
 from nifcore.errors import FitDiverged
 from nifcore.events import Control
 from nifcore.fit import Budget, TileFit
@@ -22,6 +22,7 @@ BUDGET = Budget(
     6.0 * ARCH.parameters,
     lambda tensors: code_length(HEADER, tensors),
     lambda tensors: 8.0 * len(pack(HEADER, [tensors])),
+    lambda tensors: expected_magnitudes(HEADER, tensors),
 )
 EFFORT = shortened(EFFORTS[3], 0.25)  # a hundred iterations
 PAPER = shortened(PRESETS["paper-120"], 0.007)  # its ten and five steps, a pass each

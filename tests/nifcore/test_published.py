@@ -242,6 +242,8 @@ def test_a_file_of_the_reference_encoder_shows_its_own_pixels(
         record_property(f"{name}_share_that_differs", float((difference > 0).mean()))
         assert difference.max() <= 1
     assert (truncated != shown).mean() < 0.001
+    decoded = np.asarray(nifcore.decode(ours)).astype(int)
+    assert np.abs(decoded - shown).max() <= 2
 
 
 # --- what is refused ---------------------------------------------------------------------------
