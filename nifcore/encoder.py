@@ -49,7 +49,7 @@ from nifcore.kernels import make_kernel
 from nifcore.limits import Limits
 from nifcore.network import from_bytes, to_bytes
 from nifcore.picture import Picture, PictureSource, read_picture
-from nifcore.plan import DEFAULT_QUALITY, Plan, bpp_of_quality, plan_rate
+from nifcore.plan import DEFAULT_QUALITY, Plan, bpp_of_quality, least_bytes, plan_rate
 from nifcore.presets import DEFAULT_EFFORT, Recipe, find_recipe
 from nifcore.rateguess import guess_bpp
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
@@ -61,7 +61,7 @@ _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_VERSION = 1
 
 _PSNR_ROUNDS = 5
-_PSNR_SLACK = 0.3
+_PSNR_SLACK = 0.4
 """A result this many dB above the asked PSNR is near enough."""
 _DB_PER_DOUBLING = 2.5
 _MOST_BPP = 16.0
@@ -287,27 +287,27 @@ class _Session:
             extensions = (Extension(EXTENSION_ICC_PROFILE, self.picture.icc),)
         if self.recipe.genesis is not None:
             return self._encode_plan(self._fixed_plan(), extensions)
-        if self.target.psnr is None and not self.target.strict:
-            self.asked_bytes = self.target.bytes_for(self.pixels)
-            return self._encode_plan(self._least_plan(extensions), extensions)
-        if self.target.psnr is None:
-            return self._encode_plan(
-                self._rate_plan(self.target.bytes_for(self.pixels), extensions), extensions
-            )
-        return self._search(self.target.psnr, extensions)
+        if self.target.psnr is not None:
+            return self._search(self.target.psnr, extensions)
+        size = self.target.bytes_for(self.pixels)
+        if not self.target.strict:
+            size = max(size, self._least_bytes(extensions))
+        return self._encode_plan(self._rate_plan(size, extensions), extensions)
 
     def _search(self, wanted: float, extensions: tuple[Extension, ...]) -> bytes:
         """Try rates until the measured PSNR is just above the wanted one."""
         if not self.tried and not self.asked_bytes:
             self.asked_bytes = guess_bpp(self.picture.pixels, wanted) * self.pixels / 8
         while len(self.tried) < _PSNR_ROUNDS:
-            most = _MOST_BPP * self.pixels / 8
-            self.asked_bytes = min(self.asked_bytes, most)
-            data = self._encode_plan(self._least_plan(extensions), extensions)
+            least = self._least_bytes(extensions)
+            most = max(least, _MOST_BPP * self.pixels / 8)
+            self.asked_bytes = min(max(self.asked_bytes, least), most)
+            data = self._encode_plan(self._rate_plan(self.asked_bytes, extensions), extensions)
             reached = self._measure(data)
             self.tried.append((self.asked_bytes, reached, data))
             good = wanted <= reached <= wanted + _PSNR_SLACK
-            if good or self._finish or (reached < wanted and self.asked_bytes >= most):
+            at_end = self.asked_bytes == (most if reached < wanted else least)
+            if good or at_end or self._finish:
                 break
             self.say(
                 f"{len(data)} bytes give {reached:.2f} dB, {wanted:.2f} dB asked: trying another"
@@ -327,7 +327,8 @@ class _Session:
 
     def _next_size(self, wanted: float) -> float:
         """Interpolate between tries on both sides, or extrapolate along the usual slope."""
-        aim = wanted + _PSNR_SLACK / 3
+        # a fit scatters by a few tenths of a dB: aim higher each time
+        aim = wanted + _PSNR_SLACK / 4 * len(self.tried)
         below = [t for t in self.tried if t[1] < wanted]
         above = [t for t in self.tried if t[1] >= wanted]
         if below and above:
@@ -337,19 +338,21 @@ class _Session:
         near = self.tried[-1]
         return near[0] * math.pow(2.0, (aim - near[1]) / _DB_PER_DOUBLING)
 
-    def _least_plan(self, extensions: tuple[Extension, ...]) -> Plan:
-        """Plan for the asked bytes, or for the smallest file there is if that is larger."""
-        while True:
-            try:
-                return self._rate_plan(self.asked_bytes, extensions)
-            except ImpossibleTarget:
-                self.asked_bytes *= 1.25
+    def _least_bytes(self, extensions: tuple[Extension, ...]) -> int:
+        return least_bytes(
+            self.picture.width,
+            self.picture.height,
+            Colour(self.picture.channels),
+            _overhead(extensions),
+        )
 
     def _rate_plan(self, size: float, extensions: tuple[Extension, ...]) -> Plan:
-        overhead = sum(len(block.data) + 8 for block in extensions) + bool(extensions)
-        colour = Colour(self.picture.channels)
         return plan_rate(
-            self.picture.width, self.picture.height, colour, math.floor(size), overhead
+            self.picture.width,
+            self.picture.height,
+            Colour(self.picture.channels),
+            math.floor(size),
+            _overhead(extensions),
         )
 
     def _fixed_plan(self) -> Plan:
@@ -411,12 +414,11 @@ class _Session:
                 self._save(fit)
         if self.progress is not None and now - self._last_event >= _EVENT_SECONDS:
             self._emit(self._event(fit.stage.phase, fit))
-        if self._finish:
-            return Control.FINISH
         wish = self.control() if self.control is not None else None
-        if wish is Control.FINISH:
-            self._finish = True
-        return wish or Control.CONTINUE
+        if wish is Control.CANCEL:
+            return Control.CANCEL
+        self._finish = self._finish or wish is Control.FINISH
+        return Control.FINISH if self._finish else Control.CONTINUE
 
     def say(self, message: str) -> None:
         self.notes.append(message)
@@ -569,6 +571,11 @@ class _Session:
             complete=self.complete,
             notes=tuple(self.notes),
         )
+
+
+def _overhead(extensions: tuple[Extension, ...]) -> int:
+    """Return at most the bytes that the blocks take, with their ids, lengths and end mark."""
+    return sum(len(block.data) + 8 for block in extensions) + bool(extensions)
 
 
 def _exact(header: Header) -> Any:

@@ -48,7 +48,9 @@ _FINISH_ITERATIONS = 48
 """Iterations of quantisation fine-tuning after an early finish."""
 _RECOVERIES = 6
 _DIVERGED = 20.0
-"""A pass this many times worse than the best one counts as diverged."""
+"""A pass this many times worse than the best one counts as diverged,"""
+_DIVERGED_LEAST = 1e-3
+"""unless its mean squared error is below this (36 dB): next to a perfect fit all is worse."""
 
 
 class Monitor(Protocol):
@@ -392,7 +394,7 @@ class TileFit:
         error = cursor.error_sum / cursor.error_count
         cursor.error_sum, cursor.error_count = 0.0, 0
         known = min(cursor.best_error, cursor.kept_error)
-        if math.isfinite(known) and error > _DIVERGED * known:
+        if math.isfinite(known) and error > max(_DIVERGED * known, _DIVERGED_LEAST):
             self._recover(monitor)
             return
         cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))

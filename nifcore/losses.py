@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from nifcore import metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PixelLoss = Literal["mse", "l1", "log_cosh"]
 StructuralLoss = Literal["dssim", "dms_ssim"]
@@ -43,6 +43,8 @@ class Objective:
             return difference.square().sum(), difference.mul_(2.0)
         if self.pixel == "l1":
             return difference.abs().sum(), difference.sign_()
+        import torch
+
         total = difference.abs() + torch.nn.functional.softplus(-2.0 * difference.abs())
         return total.sum() - math.log(2.0) * difference.numel(), difference.tanh_()
 
@@ -63,6 +65,8 @@ class Objective:
         elif self.pixel == "l1":
             loss = difference.abs().mean()
         else:
+            import torch
+
             softplus = torch.nn.functional.softplus(-2.0 * difference)
             loss = (difference + softplus).mean() - math.log(2.0)
         if self.applies_structure(output.shape[1], output.shape[2]):
@@ -77,6 +81,8 @@ class Objective:
 
     def value_and_gradient(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the objective (0-d) and its gradient with respect to ``output``."""
+        import torch
+
         with torch.enable_grad():
             leaf = output.detach().requires_grad_(True)
             value = self.value(leaf, target)

@@ -276,7 +276,7 @@ def _read_file(file: Any, limits: Limits) -> bytes:
 
 # --- header ------------------------------------------------------------------------------------
 
-_PILLOW_LOCK = threading.Lock()
+_PILLOW_LOCK = threading.RLock()
 
 
 @contextmanager

@@ -139,25 +139,13 @@ def plan_rate(width: int, height: int, colour: Colour, total_bytes: float, overh
         ImpossibleTarget: not even the smallest network fits.
     """
     bits = max(0.0, (total_bytes - overhead)) * 8
-    columns, rows = tiling(width, height, bits / BITS_PER_PARAMETER)
-    count = columns * rows
-    tile_side = max(-(-width // columns), -(-height // rows))
+    tiles = tiling(width, height, bits / BITS_PER_PARAMETER)
+    count = tiles[0] * tiles[1]
     # the header's size hardly depends on the shapes: plan once with a guess, once with the truth
     fixed = 40 * 8.0
     for _ in range(2):
-        share = (bits - fixed) / count
-        genesis, modulation = shapes_for(
-            max(_MIN_PARAMETERS, share / BITS_PER_PARAMETER), tile_side
-        )
-        header = Header(
-            width=width,
-            height=height,
-            colour=colour,
-            genesis=genesis,
-            modulation=modulation,
-            tiles=(columns, rows),
-        )
-        fixed = 8.0 * (len(header_bytes(header)) + CRC_BYTES + tile_length_bytes(header))
+        header = _header(width, height, colour, tiles, (bits - fixed) / count / BITS_PER_PARAMETER)
+        fixed = _fixed_bits(header)
     plan = Plan(header, (bits - fixed) / count)
     least = header.parameters * _MIN_BITS_PER_PARAMETER
     if plan.budget_bits < least:
@@ -169,6 +157,30 @@ def plan_rate(width: int, height: int, colour: Colour, total_bytes: float, overh
     return plan
 
 
-def tile_length_bytes(header: Header) -> int:
-    """Return at most how many bytes the table of tile lengths takes."""
-    return _TILE_LENGTH_BYTES * header.tile_count if header.tile_count > 1 else 0
+def least_bytes(width: int, height: int, colour: Colour, overhead: int) -> int:
+    """Return the bytes of the smallest file that is worth having, steps not yet stretched."""
+    header = _header(width, height, colour, tiling(width, height, 0.0), 0.0)
+    bits = header.parameters * header.tile_count * BITS_PER_PARAMETER + _fixed_bits(header)
+    return math.ceil(bits / 8) + overhead
+
+
+def _header(
+    width: int, height: int, colour: Colour, tiles: tuple[int, int], parameters: float
+) -> Header:
+    """Return the header of a file whose tiles have about ``parameters`` weights each."""
+    side = max(-(-width // tiles[0]), -(-height // tiles[1]))
+    genesis, modulation = shapes_for(max(_MIN_PARAMETERS, parameters), side)
+    return Header(
+        width=width,
+        height=height,
+        colour=colour,
+        genesis=genesis,
+        modulation=modulation,
+        tiles=tiles,
+    )
+
+
+def _fixed_bits(header: Header) -> float:
+    """Return at most what a file takes beside its tiles' weights."""
+    lengths = _TILE_LENGTH_BYTES * header.tile_count if header.tile_count > 1 else 0
+    return 8.0 * (len(header_bytes(header)) + CRC_BYTES + lengths)

@@ -14,6 +14,7 @@ import typer
 from nifcore import errors
 from nifcore.cli.app import app
 from nifcore.config import Settings, environment_variable
+from nifcore.presets import EFFORTS, PRESETS
 
 CLI_PAGE = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -123,3 +124,38 @@ def test_the_quality_scale_in_help_is_the_one_in_use() -> None:
         assert len(anchors) == 5
         for level, rate in anchors:
             assert bpp_of_quality(int(level)) == pytest.approx(float(rate))
+
+
+PRESETS_PAGE = (Path(__file__).parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
+
+
+def table_rows(first_cell: str) -> list[list[str]]:
+    """Return the rows of docs/presets.md whose first cell matches, as lists of cells."""
+    rows = [line.strip("|").split("|") for line in PRESETS_PAGE.splitlines() if line[:1] == "|"]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    return [row for row in cells if re.fullmatch(first_cell, row[0])]
+
+
+def test_the_effort_table_is_what_runs() -> None:
+    found = {int(row[0]): (row[1], row[2], row[5]) for row in table_rows(r"\d")}
+    expected = {
+        level: (str(recipe.stages[0].length), str(recipe.stages[1].length), recipe.summary)
+        for level, recipe in EFFORTS.items()
+    }
+    assert found == expected
+
+
+def test_the_table_of_published_presets_is_what_runs() -> None:
+    found = {
+        name: (row[1], row[2])
+        for row in table_rows(r"`paper-.*")
+        for name in re.findall(r"`([^`]+)`", row[0])
+    }
+    expected = {
+        name: (
+            f"{recipe.stages[0].steps} x {recipe.stages[0].length} passes",
+            f"{recipe.stages[1].steps} x {recipe.stages[1].length} passes",
+        )
+        for name, recipe in PRESETS.items()
+    }
+    assert found == expected

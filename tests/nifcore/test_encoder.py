@@ -69,13 +69,19 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another():
     assert first != other
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 31), (1, 40), (200, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 31), (1, 40), (200, 3)])
 def test_tiny_and_odd_pictures_keep_their_size(size):
     image = photo(*size)
 
     encoded = nifcore.encode(image, effort=1, quality=100)
 
     assert nifcore.decode(encoded.data).size == size
+
+
+def test_a_flat_picture_is_nearly_exact():
+    encoded = nifcore.encode(np.full((8, 8, 3), [10, 200, 90], np.uint8), effort=1)
+
+    assert encoded.report.psnr_db > 45
 
 
 def test_a_byte_budget_is_kept_and_used():
@@ -167,6 +173,13 @@ def test_a_cancelled_encode_resumes_to_the_same_file(share):
 
     assert resumed.data == whole.data
     assert any("resumed from a checkpoint" in note for note in resumed.report.notes)
+
+
+def test_cancelling_is_heard_after_finishing_was_asked_for():
+    answers = iter([nifcore.Control.FINISH, nifcore.Control.FINISH, nifcore.Control.CANCEL])
+
+    with pytest.raises(Cancelled):
+        nifcore.encode(SMALL, effort=1, bpp=2.0, control=lambda: next(answers))
 
 
 def test_resuming_between_tiles_and_between_tried_sizes(monkeypatch):
