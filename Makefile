@@ -8,8 +8,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# More arguments for pip: on a machine without a GPU the smaller torch does as well,
-#   make test PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+# More arguments for pip, for example an index of CPU builds of torch on a machine without a GPU.
 PIP_ARGS ?=
 # Seconds that each fuzz target runs.
 FUZZ_SECONDS ?= 10

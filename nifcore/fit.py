@@ -393,7 +393,7 @@ class TileFit:
             return
         error = cursor.error_sum / cursor.error_count
         cursor.error_sum, cursor.error_count = 0.0, 0
-        known = min(cursor.best_error, cursor.kept_error)
+        known = cursor.best_error  # of this step: a restart may well raise the error
         if math.isfinite(known) and error > max(_DIVERGED * known, _DIVERGED_LEAST):
             self._recover(monitor)
             return

@@ -123,7 +123,8 @@ def test_a_published_preset_keeps_its_networks_and_lattice():
 
 
 def test_tiles_of_a_large_picture_fit_together(monkeypatch):
-    monkeypatch.setattr("nifcore.plan._MAX_TILE_PIXELS", 64 * 48)
+    monkeypatch.setattr("nifcore.plan._TILE_PIXELS", 64 * 48)
+    monkeypatch.setattr("nifcore.plan._TILE_PARAMETERS", 500)
     image = photo(128, 96)
 
     encoded = nifcore.encode(image, effort=1, bpp=2.0)
@@ -183,7 +184,8 @@ def test_cancelling_is_heard_after_finishing_was_asked_for():
 
 
 def test_resuming_between_tiles_and_between_tried_sizes(monkeypatch):
-    monkeypatch.setattr("nifcore.plan._MAX_TILE_PIXELS", 64 * 48)
+    monkeypatch.setattr("nifcore.plan._TILE_PIXELS", 64 * 48)
+    monkeypatch.setattr("nifcore.plan._TILE_PARAMETERS", 500)
     image, settings = photo(128, 48), {"effort": 1, "psnr": 22.0}
     whole = nifcore.encode(image, **settings)
     memory, runs = Memory(), 0
