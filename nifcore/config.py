@@ -25,10 +25,17 @@ _LIMITS = Limits()
 
 
 def _setting(
-    default: Value, meaning: str, *, low: int | None = None, high: int | None = None
+    default: Value,
+    meaning: str,
+    *,
+    low: int | None = None,
+    high: int | None = None,
+    secret: bool = False,
 ) -> Any:
-    """Declare a field of Settings with its meaning and, for numbers, its accepted range."""
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high})
+    """Declare a field of Settings: its meaning, the range of a number, whether it is shown."""
+    return field(
+        default=default, metadata={"meaning": meaning, "low": low, "high": high, "secret": secret}
+    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Settings:
     max_file_bytes: int = _setting(
         _LIMITS.max_file_bytes, "largest input file accepted, in bytes", low=1
     )
+    remote_url: str = _setting("http://127.0.0.1:8000", "where the compression service is")
+    api_key: str = _setting("", "API key of the service, nif_...; never shown", secret=True)
     debug: bool = _setting(False, "show the traceback of an error")
 
     def limits(self) -> Limits:

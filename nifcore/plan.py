@@ -29,9 +29,9 @@ _MIN_BITS_PER_PARAMETER = 2.5
 """Below this, steps are so wide that nothing is left of the picture."""
 _TILE_LENGTH_BYTES = 4
 """At most what one tile's payload length costs, where there are several tiles."""
-_TILE_PIXELS = 400_000
-"""A tile of about this many pixels gets enough iterations per pixel, as a Kodak picture does,"""
-_TILE_PARAMETERS = 12_000
+_TILE_PIXELS = 700_000
+"""A tile of about this many pixels gets enough iterations per pixel,"""
+_TILE_PARAMETERS = 20_000
 """but a network needs about this many weights to be worth its own."""
 _MOST_TILE_PARAMETERS = 260_000
 """The published ladder ends at 241,000 weights."""

@@ -18,6 +18,7 @@ _MODULES = {
     "import-published": "nifcore.cli.import_published",
     "presets": "nifcore.cli.presets",
     "bench": "nifcore.cli.bench",
+    "remote": "nifcore.cli.remote",
     "config": "nifcore.cli.config",
 }
 """Command -> the module whose ``app`` it is, in the order of ``nif --help``."""

@@ -28,6 +28,9 @@ def show(json: Json = False, debug: Debug = False) -> None:
     """
     configuration = load()
     values = asdict(configuration.settings)
+    for each in fields(Settings):
+        if each.metadata["secret"] and values[each.name]:
+            values[each.name] = "(set)"
     if json:
         print_json(
             {
