@@ -17,6 +17,7 @@ from nifcore.header import EXTENSION_ICC_PROFILE, Header
 from nifcore.kernels import make_kernel
 from nifcore.limits import Limits
 from nifcore.network import Architecture, Params
+from nifcore.quantise import as_weights
 from nifcore.render import View, make_view, render, tiles_in_view
 
 FileSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
@@ -88,7 +89,7 @@ def _decode(
     view = view_of(header)
 
     def weights(index: int) -> Params:
-        return [torch.from_numpy(tensor.values()).to(device) for tensor in tiles[index]]
+        return [as_weights(tensor, device) for tensor in tiles[index]]
 
     try:
         pixels = render(header, weights, make_kernel(Architecture.of(header), kernel), view, device)

@@ -120,8 +120,17 @@ Lattice = UniformLattice | PublishedLattice
 
 
 def _rounded(tensors: list[QuantisedTensor], like: Sequence[Tensor]) -> Rounded:
-    values = [torch.from_numpy(t.values()).to(p) for t, p in zip(tensors, like, strict=True)]
+    values = [as_weights(t, p.device) for t, p in zip(tensors, like, strict=True)]
     return Rounded(values, tensors)
+
+
+def as_weights(tensor: QuantisedTensor, device: torch.device) -> Tensor:
+    """Return the float32 weights of a coded tensor, in memory of torch's own.
+
+    NumPy aligns its memory less strictly, and a matrix product's last bits depend on alignment:
+    with borrowed memory, two runs could differ.
+    """
+    return torch.tensor(tensor.values(), device=device)
 
 
 def sensitivities(

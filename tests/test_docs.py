@@ -57,6 +57,12 @@ def test_the_program_has_the_commands_it_should() -> None:
         "nif bench encode",
         "nif bench decode",
         "nif bench kernels",
+        "nif remote submit",
+        "nif remote status",
+        "nif remote wait",
+        "nif remote download",
+        "nif remote cancel",
+        "nif remote list",
         "nif config show",
     }
 
