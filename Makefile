@@ -1,6 +1,7 @@
 # make demo    encode a real photo here, decode it, compare it with JPEG and WebP
+# make serve   start the whole service on this machine and keep it running
 # make test    everything that CI checks
-# Both set up a fresh machine by themselves: Python 3.11 or newer is all they need.
+# Each sets up a fresh machine by itself: Python 3.11 or newer is all they need.
 
 # The first of these that runs and is new enough.
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
@@ -15,7 +16,7 @@ FUZZ_SECONDS ?= 10
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types unit fuzz format clean
+.PHONY: demo serve test lint types unit fuzz format clean
 
 demo: $(INSTALLED)
 	@mkdir -p demo
@@ -25,6 +26,9 @@ demo: $(INSTALLED)
 	$(BIN)/nif decode demo/photo.nif demo/decoded.png
 	@$(BIN)/nif compare demo/photo.png demo/photo.nif --quiet --picture demo/side-by-side.png
 	@echo "Side by side: demo/side-by-side.png"
+
+serve: $(INSTALLED)
+	$(BIN)/python -m api.serve
 
 test: lint types unit fuzz
 

@@ -1,0 +1,42 @@
+"""What handlers share: the service, its settings, and the helpers built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.decoding import Decoder
+from api.estimate import Estimator
+from api.metrics import Metrics
+from jobs import JobService, Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that lives as long as the app.
+
+    Attributes:
+        settings: of the service.
+        service: store, blobs and all behind them.
+        decoder: renders .nif files in child processes.
+        estimator: guesses seconds and bytes.
+        metrics: what is counted.
+    """
+
+    settings: Settings
+    service: JobService
+    decoder: Decoder
+    estimator: Estimator
+    metrics: Metrics
+
+
+def context_of(request: Request) -> Context:
+    """Return the app's context."""
+    context = request.app.state.context
+    assert isinstance(context, Context)
+    return context
+
+
+Shared = Annotated[Context, Depends(context_of)]

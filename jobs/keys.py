@@ -1,0 +1,268 @@
+"""API keys. Only their SHA-256 is kept: 256 random bits need no slower hash.
+
+Keys live in Redis and, without last use, in the blob store, from where `jobs.reconcile` brings
+them back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from jobs.blobs import Blobs
+from jobs.database import Database, pairs
+from jobs.errors import BlobExists, Invalid, NotFound
+from jobs.ids import check_tenant, new_key_id
+from jobs.record import from_milliseconds, to_milliseconds
+
+KEYS_PREFIX = "_system/keys/"
+_PLAINTEXT = re.compile(r"nif_[A-Za-z0-9_-]{32,200}")
+_NOTE_USE_MS = 60_000
+
+
+class Scope(StrEnum):
+    """What a key may do. ``admin`` may do everything, for every tenant."""
+
+    JOBS_WRITE = "jobs:write"
+    JOBS_READ = "jobs:read"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """A key's own limits; None leaves the setting in force, 0 = any number."""
+
+    requests_per_minute: int | None = None
+    jobs_per_day: int | None = None
+    bytes_per_day: int | None = None
+    active_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and (isinstance(value, bool) or value < 0):
+                raise Invalid(f"{name} must be a whole number from 0; got {value!r}")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key without its secret."""
+
+    id: str
+    tenant: str
+    scopes: frozenset[Scope]
+    name: str
+    limits: KeyLimits
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+def digest(plaintext: str) -> str:
+    """Return what is stored of a key."""
+    return hashlib.sha256(plaintext.encode()).hexdigest()
+
+
+def new_plaintext() -> str:
+    """Return a new key: ``nif_`` and 256 random bits in 43 characters."""
+    return "nif_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
+
+
+class KeyRing:
+    """All API keys."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def create(
+        self,
+        tenant: str,
+        scopes: Iterable[Scope],
+        *,
+        name: str = "",
+        limits: KeyLimits | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make a key and return it with its plaintext, which is kept nowhere.
+
+        Raises:
+            Invalid: a bad tenant, no scope, an unknown one, or a name of more than 200 characters.
+        """
+        plaintext = new_plaintext()
+        key = self._checked(new_key_id(), tenant, scopes, name, limits, expires_at)
+        fields = _fields(key, digest(plaintext))
+        self._blobs.put(_blob_key(key.id), json.dumps(fields).encode(), media_type=_JSON)
+        self.store(fields)
+        return key, plaintext
+
+    def ensure(
+        self, plaintext: str, tenant: str, scopes: Iterable[Scope], *, name: str = ""
+    ) -> ApiKey:
+        """Make sure that a key whose plaintext the operator chose is there and in force.
+
+        It is not written to the blob store: the settings bring it back at every start.
+
+        Raises:
+            Invalid: not ``nif_`` and 32 to 200 letters, digits, hyphens and underscores.
+        """
+        if not _PLAINTEXT.fullmatch(plaintext):
+            raise Invalid("an API key is nif_ and 32 to 200 letters, digits, hyphens, underscores")
+        known = self.verify(plaintext)
+        if known is not None:
+            return known
+        key = self._checked(new_key_id(), tenant, scopes, name, None, None)
+        self.store(_fields(key, digest(plaintext)))
+        return key
+
+    def verify(self, plaintext: str) -> ApiKey | None:
+        """Return the key, or None if it is unknown, revoked or expired.
+
+        The last use is noted, at most once a minute.
+        """
+        if not _PLAINTEXT.fullmatch(plaintext):
+            return None
+        fields = pairs(self._database.run("verify_key", digest(plaintext), _NOTE_USE_MS))
+        return _key(fields) if fields else None
+
+    def get(self, key_id: str) -> ApiKey:
+        """Return a key, revoked ones too.
+
+        Raises:
+            NotFound.
+        """
+        fields = self._database.call("hgetall", self._hash_key(key_id))
+        if not fields:
+            raise NotFound("key", key_id)
+        return _key(fields)
+
+    def list(self, tenant: str | None = None) -> tuple[ApiKey, ...]:
+        """Return all keys, or one tenant's, oldest first, revoked ones too."""
+        digests = self._database.call("hgetall", self._database.key("keys"))
+        with self._database.pipeline() as pipeline:
+            for _, each in sorted(digests.items()):
+                pipeline.hgetall(self._database.key("key", each))
+            found = [_key(fields) for fields in pipeline.execute() if fields]
+        return tuple(key for key in found if tenant is None or key.tenant == tenant)
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """Put a key out of force, at once and for good; a revoked one stays as it is.
+
+        Raises:
+            NotFound.
+            BlobsUnavailable: it is out of force, but not yet durably; revoke it again.
+        """
+        key = self.get(key_id)
+        if key.revoked_at is None:
+            now = self._database.now_milliseconds()
+            self._database.call("hset", self._hash_key(key_id), "revoked", str(now))
+        revoked = self.get(key_id)
+        assert revoked.revoked_at is not None
+        note = str(to_milliseconds(revoked.revoked_at)).encode()
+        with suppress(BlobExists):  # noted before
+            self._blobs.put(_blob_key(key_id, "revoked"), note, media_type="text/plain")
+        return revoked
+
+    def store(self, fields: Mapping[str, str]) -> None:
+        """Write a key as the blob store has it; one that is known keeps its last use."""
+        with self._database.pipeline() as pipeline:
+            pipeline.hset(self._database.key("key", fields["digest"]), mapping=dict(fields))
+            pipeline.hset(self._database.key("keys"), fields["id"], fields["digest"])
+            pipeline.execute()
+
+    def restore(self) -> int:
+        """Bring back every key of the blob store that Redis has not, and return how many."""
+        restored = 0
+        after: str | None = None
+        while True:
+            page = self._blobs.list(KEYS_PREFIX, after=after)
+            for info in page.items:
+                if not info.key.endswith("/key.json"):
+                    continue
+                fields = json.loads(self._blobs.get(info.key))
+                revoked = info.key.removesuffix("key.json") + "revoked"
+                if self._blobs.exists(revoked):
+                    fields["revoked"] = self._blobs.get(revoked).decode("ascii")
+                known = self._database.call("hexists", self._database.key("keys"), fields["id"])
+                if not known or "revoked" in fields:
+                    self.store(fields)
+                    restored += not known
+            if page.next is None:
+                return restored
+            after = page.next
+
+    def _checked(
+        self,
+        key_id: str,
+        tenant: str,
+        scopes: Iterable[Scope],
+        name: str,
+        limits: KeyLimits | None,
+        expires_at: datetime | None,
+    ) -> ApiKey:
+        try:
+            wanted = frozenset(Scope(scope) for scope in scopes)
+        except ValueError as error:
+            raise Invalid(f"{error}; accepted are {', '.join(Scope)}") from error
+        if not wanted:
+            raise Invalid(f"a key needs a scope of {', '.join(Scope)}")
+        if len(name) > 200:
+            raise Invalid(f"a key's name may have 200 characters; got {len(name)}")
+        check_tenant(tenant)
+        now = self._database.now()
+        return ApiKey(key_id, tenant, wanted, name, limits or KeyLimits(), now, expires_at)
+
+    def _hash_key(self, key_id: str) -> str:
+        found = self._database.call("hget", self._database.key("keys"), key_id)
+        if found is None:
+            raise NotFound("key", key_id)
+        return self._database.key("key", found)
+
+
+_JSON = "application/json"
+
+
+def _blob_key(key_id: str, name: str = "key.json") -> str:
+    return f"{KEYS_PREFIX}{key_id}/{name}"
+
+
+def _fields(key: ApiKey, key_digest: str) -> dict[str, str]:
+    fields = {
+        "id": key.id,
+        "digest": key_digest,
+        "tenant": key.tenant,
+        "scopes": " ".join(sorted(key.scopes)),
+        "name": key.name,
+        "limits": json.dumps({k: v for k, v in asdict(key.limits).items() if v is not None}),
+        "created": str(to_milliseconds(key.created_at)),
+    }
+    if key.expires_at is not None:
+        fields["expires"] = str(to_milliseconds(key.expires_at))
+    return fields
+
+
+def _key(fields: Mapping[str, Any]) -> ApiKey:
+    def moment(name: str) -> datetime | None:
+        text = fields.get(name)
+        return from_milliseconds(int(text)) if text else None
+
+    return ApiKey(
+        id=fields["id"],
+        tenant=fields["tenant"],
+        scopes=frozenset(Scope(scope) for scope in fields["scopes"].split()),
+        name=fields["name"],
+        limits=KeyLimits(**json.loads(fields["limits"])),
+        created_at=from_milliseconds(int(fields["created"])),
+        expires_at=moment("expires"),
+        revoked_at=moment("revoked"),
+        last_used_at=moment("used"),
+    )

@@ -1,0 +1,94 @@
+"""The life of a job: every way from one state to another, as data. Nothing else defines them.
+
+::
+
+                    ┌────── lose, release ──────┐
+                    v                           │
+    create ──────> queued ────── claim ──────> running ── succeed ──────> succeeded
+                    │  ^                        │  │
+                    │  │                        │  └───── fail, poison ─> failed ────┐
+                    │  │                        └──────── obey_cancel ──> cancelled ─┤
+                    └──┼───────── cancel ───────────────────────────────> cancelled ─┤
+                       └───────── retry ─────────────────────────────────────────────┘
+
+The table is handed to the Lua scripts (``jobs/lua/``), whose function ``move`` is the only place
+that writes a state. In the same atomic call it keeps the indexes, writes the event to the job's
+and the tenant's stream, the webhook outbox entry, and the counters. A move that is not in this
+table ends the script with an error before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.record import State
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One way from a state to another.
+
+    Attributes:
+        name: what happens.
+        source: the state before; None for a job that did not exist.
+        target: the state after.
+        event: type of the event that is emitted.
+        end: how the running attempt ended, if one did.
+        webhook: whether webhooks are told.
+        journal: whether the service, not a worker, must write the change to the journal.
+    """
+
+    name: str
+    source: State | None
+    target: State
+    event: str
+    end: str | None = None
+    webhook: bool = False
+    journal: bool = False
+
+
+_QUEUED, _RUNNING = State.QUEUED, State.RUNNING
+_SUCCEEDED, _FAILED, _CANCELLED = State.SUCCEEDED, State.FAILED, State.CANCELLED
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition("create", None, _QUEUED, "job.queued"),
+    Transition("claim", _QUEUED, _RUNNING, "job.running", webhook=True),
+    Transition("succeed", _RUNNING, _SUCCEEDED, "job.succeeded", "succeeded", webhook=True),
+    Transition("fail", _RUNNING, _FAILED, "job.failed", "failed", webhook=True),
+    Transition("obey_cancel", _RUNNING, _CANCELLED, "job.cancelled", "cancelled", True, True),
+    Transition("lose", _RUNNING, _QUEUED, "job.requeued", "lost"),
+    Transition("release", _RUNNING, _QUEUED, "job.requeued", "released"),
+    Transition("poison", _RUNNING, _FAILED, "job.failed", "lost", webhook=True, journal=True),
+    Transition("cancel", _QUEUED, _CANCELLED, "job.cancelled", webhook=True, journal=True),
+    Transition("retry_failed", _FAILED, _QUEUED, "job.retried", journal=True),
+    Transition("retry_cancelled", _CANCELLED, _QUEUED, "job.retried", journal=True),
+)
+
+# Events that are no change of state.
+PROGRESS_EVENT = "job.progress"
+CANCEL_REQUESTED_EVENT = "job.cancel_requested"
+FINISH_REQUESTED_EVENT = "job.finish_requested"
+DELETED_EVENT = "job.deleted"
+
+
+def leads_from(state: State) -> tuple[Transition, ...]:
+    """Return the transitions that can happen in ``state``."""
+    return tuple(each for each in TRANSITIONS if each.source == state)
+
+
+def lua_table() -> str:
+    """Return the transitions as a Lua table constructor, keyed by name."""
+
+    def text(value: str | None) -> str:
+        return "false" if value is None else f"'{value}'"
+
+    def truth(value: bool) -> str:
+        return "true" if value else "false"
+
+    rows = [
+        f"  {each.name} = {{from = {text(each.source)}, to = {text(each.target)}, "
+        f"event = {text(each.event)}, finish = {text(each.end)}, "
+        f"webhook = {truth(each.webhook)}, journal = {truth(each.journal)}}},"
+        for each in TRANSITIONS
+    ]
+    return "\n".join(["{", *rows, "}"])
