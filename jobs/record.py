@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import types
@@ -61,10 +60,14 @@ def _check_type(owner: str, name: str, value: object, hint: Any) -> None:
         raise Invalid(f"{owner}.{name} must be {hint}; got {value!r:.80}")
 
 
-@functools.cache
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _hints(owner: type) -> dict[str, Any]:
     """Return the types of a dataclass's fields; finding them takes longer than reading a record."""
-    return typing.get_type_hints(owner)
+    if owner not in _HINTS:
+        _HINTS[owner] = typing.get_type_hints(owner)
+    return _HINTS[owner]
 
 
 class Plain:
