@@ -33,7 +33,8 @@ from nifcore.limits import Limits
 
 if TYPE_CHECKING:
     from nifcore.decoder import decode
-    from nifcore.encoder import Encoded, Report, encode
+    from nifcore.encoder import encode
+    from nifcore.report import Encoded, Report
 
 __version__ = "0.1.0"
 
@@ -70,8 +71,8 @@ __all__ = [
 
 _LAZY = {
     "encode": "nifcore.encoder",
-    "Encoded": "nifcore.encoder",
-    "Report": "nifcore.encoder",
+    "Encoded": "nifcore.report",
+    "Report": "nifcore.report",
     "decode": "nifcore.decoder",
 }
 

@@ -1,0 +1,438 @@
+"""One encode from picture to bytes: what it plans, fits, codes, saves and measures.
+
+::
+
+    picture ─► Plan ─► per tile: fit ─► quantise ─► symbols ─► pack ─► bytes ─► decode ─► measure
+                 ▲                                                                  │
+                 └────────── with a PSNR target: another rate, a few times ◄────────┘
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import pickle
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nifcore import metrics
+from nifcore.bitstream import CRC_BYTES, code_length, expected_magnitudes, pack
+from nifcore.decoder import decode_pixels
+from nifcore.devices import describe_device, single_threaded
+from nifcore.errors import Cancelled, ImpossibleTarget
+from nifcore.events import (
+    Checkpoint,
+    Control,
+    ControlFunction,
+    Phase,
+    ProgressEvent,
+    ProgressFunction,
+)
+from nifcore.fit import Budget, FitResult, TileFit
+from nifcore.header import (
+    EXTENSION_ICC_PROFILE,
+    Colour,
+    Extension,
+    Header,
+    LatticeKind,
+    header_bytes,
+)
+from nifcore.kernels import make_kernel
+from nifcore.limits import Limits
+from nifcore.network import from_bytes, to_bytes
+from nifcore.picture import Picture
+from nifcore.plan import Plan, least_bytes, plan_rate
+from nifcore.presets import Recipe
+from nifcore.rateguess import guess_bpp
+from nifcore.report import Report
+from nifcore.target import MOST_BPP, Target
+from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
+
+_EVENT_SECONDS = 0.1
+_PREVIEW_SECONDS = 2.0
+_PREVIEW_SIDE = 256
+_CHECKPOINT_SECONDS = 5.0
+_CHECKPOINT_VERSION = 1
+
+_PSNR_ROUNDS = 5
+_PSNR_SLACK = 0.4
+"""A result this many dB above the asked PSNR is near enough."""
+_DB_PER_DOUBLING = 2.5
+
+
+class Session:
+    """One encode from picture to bytes; also the monitor of its fits."""
+
+    def __init__(
+        self,
+        picture: Picture,
+        recipe: Recipe,
+        device: torch.device,
+        kernel: str | None,
+        seed: int,
+        progress: ProgressFunction | None,
+        control: ControlFunction | None,
+        checkpoint: Checkpoint | None,
+        target: Target,
+        began: float,
+    ) -> None:
+        self.picture, self.recipe, self.device = picture, recipe, device
+        self.kernel_name, self.seed, self.target = kernel, seed, target
+        self.progress, self.control, self.checkpoint = progress, control, checkpoint
+        self.began = began
+        self.earlier = 0.0  # seconds of the run that left the checkpoint
+        self.notes: list[str] = list(picture.notes)
+        self.complete = True
+        self.passes = 0.0
+        self.kernel_used = ""
+        self.header: Header | None = None
+        # what a checkpoint carries besides the fit at work
+        self.tried: list[tuple[float, float, bytes]] = []  # (bytes asked, PSNR, file)
+        self.asked_bytes = 0.0
+        self.done_tiles: list[list[QuantisedTensor]] = []
+        self.saved_fit: dict[str, Any] | None = None
+        # pace, for the ETA
+        self._paced_from: tuple[float, int] | None = None
+        self._last_event = self._last_preview = -math.inf
+        self._last_save = time.monotonic()
+        self._plan: Plan | None = None
+        self._finish = False
+
+    @property
+    def pixels(self) -> int:
+        return self.picture.width * self.picture.height
+
+    # ------------------------------------------------------------------ the whole encode
+
+    def run(self) -> bytes:
+        self._emit(ProgressEvent("prepare", seconds=self.seconds))
+        self._resume()
+        extensions: tuple[Extension, ...] = ()
+        if self.picture.icc is not None:
+            extensions = (Extension(EXTENSION_ICC_PROFILE, self.picture.icc),)
+        if self.recipe.genesis is not None:
+            return self._encode_plan(self._fixed_plan(), extensions)
+        if self.target.psnr is not None:
+            return self._search(self.target.psnr, extensions)
+        size = self.target.bytes_for(self.pixels)
+        if not self.target.strict:
+            size = max(size, self._least_bytes(extensions))
+        return self._encode_plan(self._rate_plan(size, extensions), extensions)
+
+    def _search(self, wanted: float, extensions: tuple[Extension, ...]) -> bytes:
+        """Try rates until the measured PSNR is just above the wanted one."""
+        if not self.tried and not self.asked_bytes:
+            self.asked_bytes = guess_bpp(self.picture.pixels, wanted) * self.pixels / 8
+        while len(self.tried) < _PSNR_ROUNDS:
+            least = self._least_bytes(extensions)
+            most = max(least, MOST_BPP * self.pixels / 8)
+            self.asked_bytes = min(max(self.asked_bytes, least), most)
+            data = self._encode_plan(self._rate_plan(self.asked_bytes, extensions), extensions)
+            reached = self._measure(data)
+            self.tried.append((self.asked_bytes, reached, data))
+            good = wanted <= reached <= wanted + _PSNR_SLACK
+            at_end = self.asked_bytes == (most if reached < wanted else least)
+            if good or at_end or self._finish:
+                break
+            self.say(
+                f"{len(data)} bytes give {reached:.2f} dB, {wanted:.2f} dB asked: trying another"
+            )
+            self.asked_bytes = self._next_size(wanted)
+            self.done_tiles, self.saved_fit = [], None
+        enough = [entry for entry in self.tried if entry[1] >= wanted]
+        if enough:
+            return min((entry[2] for entry in enough), key=len)
+        best = max(self.tried, key=lambda entry: entry[1])
+        if self._finish:
+            return best[2]
+        raise ImpossibleTarget(
+            f"{wanted:.2f} dB asked; the best of {len(self.tried)} attempts reached "
+            f"{best[1]:.2f} dB with {len(best[2])} bytes (more effort may reach further)"
+        )
+
+    def _next_size(self, wanted: float) -> float:
+        """Interpolate between tries on both sides, or extrapolate along the usual slope."""
+        # a fit scatters by a few tenths of a dB: aim higher each time
+        aim = wanted + _PSNR_SLACK / 4 * len(self.tried)
+        below = [t for t in self.tried if t[1] < wanted]
+        above = [t for t in self.tried if t[1] >= wanted]
+        if below and above:
+            low, high = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
+            share = (aim - low[1]) / max(high[1] - low[1], 1e-6)
+            return low[0] * math.pow(high[0] / low[0], min(0.95, max(0.05, share)))
+        near = self.tried[-1]
+        return near[0] * math.pow(2.0, (aim - near[1]) / _DB_PER_DOUBLING)
+
+    def _least_bytes(self, extensions: tuple[Extension, ...]) -> int:
+        return least_bytes(
+            self.picture.width,
+            self.picture.height,
+            Colour(self.picture.channels),
+            _overhead(extensions),
+        )
+
+    def _rate_plan(self, size: float, extensions: tuple[Extension, ...]) -> Plan:
+        return plan_rate(
+            self.picture.width,
+            self.picture.height,
+            Colour(self.picture.channels),
+            math.floor(size),
+            _overhead(extensions),
+        )
+
+    def _fixed_plan(self) -> Plan:
+        assert self.recipe.genesis is not None
+        header = Header(
+            width=self.picture.width,
+            height=self.picture.height,
+            colour=Colour(self.picture.channels),
+            genesis=self.recipe.genesis,
+            modulation=self.recipe.modulation,
+            lattice=LatticeKind.PUBLISHED,
+        )
+        return Plan(header, math.inf)
+
+    def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
+        """Fit every tile that is not done yet, and pack."""
+        self._plan = plan
+        self.header = header = plan.header
+        kernel = make_kernel(plan.arch, self.kernel_name)
+        self.kernel_used = kernel.name
+        budget = None
+        if self.recipe.published_bits is None:
+            budget = Budget(
+                plan.budget_bits,
+                lambda tensors: code_length(header, tensors),
+                _exact(header),
+                lambda tensors: expected_magnitudes(header, tensors),
+            )
+        for index in range(len(self.done_tiles), header.tile_count):
+            x, y, w, h = header.tile_box(index)
+            part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
+            target = from_bytes(part).to(self.device)
+            fit = TileFit(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
+            if self.saved_fit is not None:
+                fit.load(self.saved_fit)
+                self.saved_fit = None
+            self._paced_from = None
+            with single_threaded():
+                result = fit.run(self)
+            if result is None:
+                self._save(fit)
+                raise Cancelled("cancelled by the caller")
+            self._account(result, header.tile_count)
+            self.done_tiles.append(result.rounded.tensors)
+        self._emit(self._event("code", None))
+        return pack(replace(header, extensions=extensions), self.done_tiles)
+
+    def _account(self, result: FitResult, tiles: int) -> None:
+        self.passes += result.passes / tiles
+        self.complete = self.complete and result.complete
+
+    # ------------------------------------------------------------------ monitor of the fits
+
+    def tick(self, fit: TileFit) -> Control:
+        now = time.monotonic()
+        if self.checkpoint is not None:
+            pause = getattr(self.checkpoint, "interval_seconds", _CHECKPOINT_SECONDS)
+            if now - self._last_save >= pause:
+                self._save(fit)
+        if self.progress is not None and now - self._last_event >= _EVENT_SECONDS:
+            self._emit(self._event(fit.stage.phase, fit))
+        wish = self.control() if self.control is not None else None
+        if wish is Control.CANCEL:
+            return Control.CANCEL
+        self._finish = self._finish or wish is Control.FINISH
+        return Control.FINISH if self._finish else Control.CONTINUE
+
+    def say(self, message: str) -> None:
+        self.notes.append(message)
+        self._emit(replace(self._event("fit", None), message=message))
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+    def _event(self, phase: Phase, fit: TileFit | None) -> ProgressEvent:
+        now = time.monotonic()
+        assert self._plan is not None
+        header = self._plan.header
+        tile = min(len(self.done_tiles), header.tile_count - 1)
+        event = ProgressEvent(
+            phase, tile=tile, tiles=header.tile_count, seconds=self.seconds, bpp=self._bpp()
+        )
+        if fit is None:
+            return event
+        cursor = fit.cursor
+        if self._paced_from is None:
+            self._paced_from = (now, cursor.done)
+        since, done = self._paced_from
+        eta = None
+        if cursor.done - done >= 3:
+            left = fit.remaining + (header.tile_count - tile - 1) * fit.iterations
+            eta = (now - since) / (cursor.done - done) * left
+        preview = None
+        if now - self._last_preview >= _PREVIEW_SECONDS and cursor.done:
+            preview = self._preview(fit)
+            self._last_preview = now
+        total = fit.iterations * header.tile_count
+        return replace(
+            event,
+            step=cursor.step + 1,
+            steps=fit.stage.steps,
+            iteration=tile * fit.iterations + cursor.done,
+            iterations=total,
+            loss=cursor.loss,
+            psnr_db=cursor.psnr_db,
+            eta_seconds=eta,
+            preview=preview,
+        )
+
+    def _bpp(self) -> float | None:
+        assert self._plan is not None
+        if not math.isfinite(self._plan.budget_bits):
+            return self._plan.header.parameters * 7.0 / self.pixels
+        header = self._plan.header
+        fixed = 8.0 * (len(header_bytes(header)) + CRC_BYTES)
+        return (self._plan.budget_bits * header.tile_count + fixed) / self.pixels
+
+    def _preview(self, fit: TileFit) -> NDArray[np.uint8]:
+        _, rows, cols = fit.target.shape
+        step = max(1, math.ceil(max(rows, cols) / _PREVIEW_SIDE))
+        grid = fit.grid.lattice(
+            step, step // 2 if rows > step // 2 else 0, step // 2 if cols > step // 2 else 0
+        )
+        result: NDArray[np.uint8] = to_bytes(fit.kernel.forward(fit.params, grid)).cpu().numpy()
+        return result
+
+    def _emit(self, event: ProgressEvent) -> None:
+        if self.progress is not None:
+            self._last_event = time.monotonic()
+            self.progress(event)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _fingerprint(self) -> str:
+        """Identify picture and parameters: a checkpoint of others is of no use."""
+        digest = hashlib.sha256(self.picture.pixels.tobytes())
+        digest.update(
+            repr((self.picture.pixels.shape, self.recipe, self.target, self.seed)).encode()
+        )
+        return digest.hexdigest()
+
+    def _save(self, fit: TileFit) -> None:
+        if self.checkpoint is None:
+            return
+        state = {
+            "version": _CHECKPOINT_VERSION,
+            "fingerprint": self._fingerprint(),
+            "seconds": self.seconds,
+            "passes": self.passes,
+            "tried": [(size, db, _as_tensor(data)) for size, db, data in self.tried],
+            "asked_bytes": self.asked_bytes,
+            "tiles": [[_saved(t) for t in tile] for tile in self.done_tiles],
+            "fit": fit.state(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.checkpoint.save(buffer.getvalue())
+        self._last_save = time.monotonic()
+
+    def _resume(self) -> None:
+        data = self.checkpoint.load() if self.checkpoint is not None else None
+        if data is None:
+            return
+        try:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            version, fingerprint = state["version"], state["fingerprint"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError):
+            self.notes.append("the checkpoint cannot be read: starting afresh")
+            return
+        if version != _CHECKPOINT_VERSION or fingerprint != self._fingerprint():
+            self.notes.append(
+                "the checkpoint is of another picture, preset, target or seed: starting afresh"
+            )
+            return
+        self.earlier = state["seconds"]
+        self.passes = state["passes"]
+        self.tried = [(size, db, t.numpy().tobytes()) for size, db, t in state["tried"]]
+        self.asked_bytes = state["asked_bytes"]
+        self.done_tiles = [[_restored(t) for t in tile] for tile in state["tiles"]]
+        self.saved_fit = state["fit"]
+        self.notes.append(f"resumed from a checkpoint {self.earlier:.0f} s into the encode")
+
+    # ------------------------------------------------------------------ measuring
+
+    def _measure(self, data: bytes) -> float:
+        self._emit(self._event("verify", None))
+        return metrics.psnr(self.picture.pixels, self._decoded(data))
+
+    def _decoded(self, data: bytes) -> NDArray[np.uint8]:
+        big = Limits(max_pixels=self.pixels, max_side=1 << 31, max_file_bytes=1 << 40)
+        return decode_pixels(data, device=self.device, kernel=self.kernel_name, limits=big)
+
+    def report(self, data: bytes, preset: str | None, effort: int | None) -> Report:
+        """Decode ``data`` and measure it."""
+        self._emit(self._event("verify", None))
+        decoded = self._decoded(data)
+        assert self.header is not None
+        return Report(
+            width=self.picture.width,
+            height=self.picture.height,
+            channels=self.picture.channels,
+            bytes=len(data),
+            bpp=len(data) * 8 / self.pixels,
+            psnr_db=metrics.psnr(self.picture.pixels, decoded),
+            ms_ssim=metrics.ms_ssim_pictures(self.picture.pixels, decoded),
+            seconds=self.seconds,
+            preset=preset,
+            effort=None if preset is not None else effort,
+            device=describe_device(self.device),
+            kernel=self.kernel_used,
+            seed=self.seed,
+            parameters=self.header.parameters * self.header.tile_count,
+            passes=self.passes,
+            tiles=self.header.tile_count,
+            complete=self.complete,
+            notes=tuple(self.notes),
+        )
+
+
+def _overhead(extensions: tuple[Extension, ...]) -> int:
+    """Return at most the bytes that the blocks take, with their ids, lengths and end mark."""
+    return sum(len(block.data) + 8 for block in extensions) + bool(extensions)
+
+
+def _exact(header: Header) -> Any:
+    """Return a function that gives the bits one tile's weights really take in the file."""
+    single = replace(header, tiles=(1, 1))
+    fixed = len(header_bytes(single)) + CRC_BYTES
+
+    def bits(tensors: Sequence[QuantisedTensor]) -> float:
+        return 8.0 * (len(pack(single, [tensors])) - fixed)
+
+    return bits
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def _saved(tensor: QuantisedTensor) -> tuple[Tensor, list[int]]:
+    step = tensor.step
+    code = [step.index] if isinstance(step, UniformStep) else [step.bits, step.bound_bits]
+    return torch.from_numpy(tensor.symbols), code
+
+
+def _restored(saved: tuple[Tensor, list[int]]) -> QuantisedTensor:
+    symbols, code = saved
+    step = UniformStep(code[0]) if len(code) == 1 else PublishedStep(code[0], code[1])
+    return QuantisedTensor(symbols.numpy(), step)
