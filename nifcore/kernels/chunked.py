@@ -7,16 +7,18 @@ the separable first layer is row sums and column sums followed by two small prod
 On a CPU the bands are shared out to plain threads that each compute alone. They meet once per call
 instead of once per operation, so a busy machine slows the kernel in proportion and no more, while
 torch's own operation-by-operation threading stalls at every barrier (run ``nif bench kernels``).
-Bands are dealt out by position, so the same thread count repeats the same sums bit for bit.
+Bands do not depend on the number of threads and their gradients are added up in order, so the same
+seed gives the same bits on one core and on many.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,9 +26,11 @@ from torch import Tensor
 from nifcore.losses import Objective
 from nifcore.network import Architecture, AxisTables, Grid
 
-_CPU_BAND = 4096
-"""Pixels per band on a CPU: 120 features of them are 2 MB, about one core's second-level cache."""
+_CPU_BAND = 2048
+"""Pixels per band on a CPU: 120 features of them are 1 MB, half of a second-level cache."""
 _GPU_BAND = 1 << 18
+
+_Result = TypeVar("_Result")
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +76,7 @@ class _FirstLayer:
 
 
 class _Gradient:
-    """One worker's share of a network's gradient.
+    """One band's share of a network's gradient.
 
     Attributes:
         layers: like the network's tensors; the first layer's two are filled in at the end.
@@ -226,29 +230,21 @@ class ChunkedKernel:
         )
         return job, self._workers
 
-    def _bands(self, grid: Grid, workers: int, on_cpu: bool) -> list[list[slice]]:
-        """Cut the rows into bands and deal them to the workers."""
-        most = self._band or (_CPU_BAND if on_cpu else _GPU_BAND)
-        rows = max(1, min(most // grid.cols, -(-grid.rows // workers)))
-        bands = [slice(r, min(r + rows, grid.rows)) for r in range(0, grid.rows, rows)]
-        return [share for i in range(workers) if (share := bands[i::workers])]
+    def _bands(self, grid: Grid, on_cpu: bool) -> list[slice]:
+        """Cut the rows into bands."""
+        rows = max(1, (self._band or (_CPU_BAND if on_cpu else _GPU_BAND)) // grid.cols)
+        return [slice(r, min(r + rows, grid.rows)) for r in range(0, grid.rows, rows)]
 
     def forward(self, params: Sequence[Tensor], grid: Grid) -> Tensor:
         with torch.no_grad():
             job, workers = self._begin(params, grid)
             output = params[0].new_empty(self.arch.channels, grid.rows, grid.cols)
 
-        @torch.no_grad()
-        def work(worker: _Worker, share: list[slice]) -> None:
-            for band in share:
-                colour, _ = job.colour(worker, band, keep=False)
-                output[:, band] = colour.view(self.arch.channels, -1, grid.cols)
+        def work(worker: _Worker, band: slice) -> None:
+            colour, _ = job.colour(worker, band, keep=False)
+            output[:, band] = colour.view(self.arch.channels, -1, grid.cols)
 
-        shares = self._bands(grid, len(workers), output.device.type == "cpu")
-        if len(shares) == 1:
-            work(workers[0], shares[0])
-        else:
-            list(_pool(len(workers)).map(work, workers, shares))
+        _share_out(work, workers, self._bands(grid, output.device.type == "cpu"))
         return output
 
     @torch.no_grad()
@@ -264,42 +260,32 @@ class ChunkedKernel:
         second = job.first_modulation
         d_rows_modulation = None if second is None else torch.empty_like(second.rows)
 
-        @torch.no_grad()
         def work(
-            worker: _Worker, share: list[slice]
+            worker: _Worker, band: slice
         ) -> tuple[_Gradient, _Gradient | None, Tensor, Tensor]:
             gradient = _Gradient(job.genesis, job.first)
             shift_gradient = None if second is None else _Gradient(job.modulation, second)
-            loss, error = target.new_zeros(()), target.new_zeros(())
-            for band in share:
-                colour, period = job.colour(worker, band, keep=True)
-                difference = colour.sub_(target[:, band].flatten(1))
-                error += difference.square().sum()
-                if structural is None:
-                    part, d_out = objective.pixel_sum_and_gradient(difference)
-                    loss += part
-                    d_out.div_(target.numel())
-                else:
-                    d_out = structural[1][:, band].flatten(1)
-                d_period = worker.genesis.backward(
-                    job.genesis, gradient, d_rows, d_out, band, period
+            colour, period = job.colour(worker, band, keep=True)
+            difference = colour.sub_(target[:, band].flatten(1))
+            error = difference.square().sum()
+            if structural is None:
+                loss, d_out = objective.pixel_sum_and_gradient(difference)
+                d_out.div_(target.numel())
+            else:
+                loss, d_out = structural[0], structural[1][:, band].flatten(1)
+            d_period = worker.genesis.backward(job.genesis, gradient, d_rows, d_out, band, period)
+            if d_period is not None and shift_gradient and d_rows_modulation is not None:
+                worker.modulation.backward(
+                    job.modulation,
+                    shift_gradient,
+                    d_rows_modulation,
+                    d_period.mul_(self.arch.sigma)[None],
+                    band,
+                    self.arch.omega,
                 )
-                if d_period is not None and shift_gradient and d_rows_modulation is not None:
-                    worker.modulation.backward(
-                        job.modulation,
-                        shift_gradient,
-                        d_rows_modulation,
-                        d_period.mul_(self.arch.sigma)[None],
-                        band,
-                        self.arch.omega,
-                    )
             return gradient, shift_gradient, loss, error
 
-        shares = self._bands(grid, len(workers), target.device.type == "cpu")
-        if len(shares) == 1:
-            parts = [work(workers[0], shares[0])]
-        else:
-            parts = list(_pool(len(workers)).map(work, workers, shares))
+        parts = _share_out(work, workers, self._bands(grid, target.device.type == "cpu"))
         gradient, shift_gradient, loss, error = parts[0]
         for more, more_shift, more_loss, more_error in parts[1:]:
             gradient.add(more)
@@ -311,6 +297,20 @@ class ChunkedKernel:
             gradients += _finished(shift_gradient, d_rows_modulation, grid.modulation)
         value = structural[0] if structural is not None else loss / target.numel()
         return value, gradients, error / target.numel()
+
+
+def _share_out(
+    work: Callable[[_Worker, slice], _Result], workers: Sequence[_Worker], bands: Sequence[slice]
+) -> list[_Result]:
+    """Run ``work`` on every band, each worker on every so-manyth; return results in band order."""
+    count = min(len(workers), len(bands))
+
+    @torch.no_grad()
+    def run(index: int) -> list[_Result]:
+        return [work(workers[index], band) for band in bands[index::count]]
+
+    shares = [run(0)] if count == 1 else list(_pool(len(workers)).map(run, range(count)))
+    return [shares[i % count][i // count] for i in range(len(bands))]
 
 
 def _finished(gradient: _Gradient, d_rows: Tensor, tables: AxisTables) -> list[Tensor]:

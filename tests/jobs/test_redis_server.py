@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import stat
@@ -180,6 +181,7 @@ def test_the_fake_says_loudly_that_it_is_not_durable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("fakeredis")
+    caplog.set_level(logging.WARNING)
     with RedisServer.find_or_start(load_settings(data_dir=tmp_path), kinds=("fake",)) as server:
         assert not server.durable
         assert server.notice is not None

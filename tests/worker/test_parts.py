@@ -86,7 +86,7 @@ class TestFailures:
         def tree(kind: type[errors.NifError]) -> list[type[errors.NifError]]:
             return [kind, *(each for child in kind.__subclasses__() for each in tree(child))]
 
-        for kind in tree(errors.NifError):
+        for kind in (each for each in tree(errors.NifError) if each.__module__ == errors.__name__):
             assert failures.code_of(kind("x")) != failures.UNEXPECTED
 
     @pytest.mark.parametrize(
