@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from jobs.blobs import BlobInfo
-from jobs.errors import BlobNotFound, Invalid
+from jobs.errors import BlobExists, BlobNotFound, Invalid
 from jobs.journal import History
 from jobs.record import State, to_milliseconds
 from jobs.service import JobService
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 # What is younger may belong to a request that is still being served.
 _GARBAGE_AGE = timedelta(hours=1)
+# Attempts begun before a rebuild may still be at work, and not all left a trace: attempts after the
+# n-th rebuild are numbered from n times this, so that no number is given twice.
+REBUILDS_PREFIX = "_system/rebuilds/"
+_ATTEMPT_STEP = 1000
 # Versions that clients saw before must not come again with another content.
 _VERSION_STEP = 1_000_000
 
@@ -62,11 +66,15 @@ def reconcile(service: JobService) -> Reconciled:
         Unavailable: Redis or the blob store does not answer; run it again.
     """
     done: Counter[str] = Counter(keys=service.keys.restore())
+    first_attempt: int | None = None
     for (tenant, job_id), blobs in _jobs(service):
         if not any(info.key.endswith("/spec.json") for info in blobs):
             done["garbage"] += _remove_garbage(service, tenant, job_id, blobs)
             continue
         done["jobs"] += 1
+        record = service.store.get_many([job_id])[0]
+        if record is not None and record.state is not State.QUEUED:
+            continue
         try:
             history = service.journal.history(tenant, job_id)
         except BlobNotFound:
@@ -75,7 +83,9 @@ def reconcile(service: JobService) -> Reconciled:
             log.error("journal of %s cannot be read: %s", job_id, error)
             done["unreadable"] += 1
             continue
-        outcome = _import(service, history)
+        if first_attempt is None and record is None:
+            first_attempt = _ATTEMPT_STEP * _count_rebuild(service)
+        outcome = _import(service, history, first_attempt or 0)
         if outcome != "known":
             done[outcome] += 1
             done[history.state.value] += 1
@@ -111,7 +121,22 @@ def _remove_garbage(service: JobService, tenant: str, job_id: str, blobs: list[B
     return service.journal.delete_job(tenant, job_id)
 
 
-def _import(service: JobService, history: History) -> str:
+def _count_rebuild(service: JobService) -> int:
+    """Note in the journal that one more rebuild began, and return which it is."""
+    number = 1
+    while True:
+        page = service.blobs.list(REBUILDS_PREFIX, after=f"{REBUILDS_PREFIX}{number:06d}")
+        if page.items:
+            number = int(page.items[-1].key.removeprefix(REBUILDS_PREFIX))
+            continue
+        try:
+            service.blobs.put(f"{REBUILDS_PREFIX}{number:06d}", b"", media_type="text/plain")
+            return number
+        except BlobExists:
+            number += 1
+
+
+def _import(service: JobService, history: History, first_attempt: int) -> str:
     draft, outcome = history.draft, history.outcome
     fields = hash_fields(draft)
     ended = ""
@@ -122,9 +147,12 @@ def _import(service: JobService, history: History) -> str:
                 fields[name] = json.dumps(value.to_dict())
         if outcome.report is not None:
             fields["report"] = json.dumps(outcome.report)
+            if outcome.report.get("complete") is False:
+                fields["finish"] = "1"  # ended early by wish: it answers for no equal job
     claim = draft.idempotency
-    # A worker that still believes in its lease may have the next number: leave it out.
-    attempt = history.attempt + (history.state is State.QUEUED)
+    attempt = history.attempt
+    if history.state is State.QUEUED:
+        attempt = max(attempt, first_attempt)
     version = (history.version // _VERSION_STEP + 1) * _VERSION_STEP
     return str(
         service.database.run(

@@ -135,7 +135,7 @@ class Parameters(Plain):
     keep_icc: bool = False
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in _hints(Parameters).items():
             _check_type("Parameters", name, getattr(self, name), hint)
 
 

@@ -53,7 +53,7 @@ if state == 'queued' then
 else
   redis.call('ZADD', P .. 'finished', ended, id)
 end
-if state == 'queued' or state == 'succeeded' then
+if state == 'queued' or (state == 'succeeded' and fields.finish ~= '1') then
   redis.call('HSETNX', prefix .. 'dedup', dedup, id)
 end
 if ARGV[11] ~= '' then

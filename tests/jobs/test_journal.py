@@ -208,9 +208,25 @@ def test_a_worker_from_before_the_flush_is_stale(service: JobService, submit: Su
     with pytest.raises(StaleLease):
         service.store.renew(lease)
     new = service.store.claim(lease.job_id, worker="w").lease
-    assert new.attempt != lease.attempt
+    assert new.attempt > lease.attempt
     with pytest.raises(StaleLease):
         service.store.fail(lease, Failure("x", "y"))
+
+
+def test_no_attempt_number_is_given_twice(service: JobService, submit: Submit) -> None:
+    """Not even to attempts that left no trace, over several rebuilds."""
+    job_id = submit().record.id
+    numbers = []
+    for _ in range(3):
+        for _ in range(2):
+            lease = service.store.claim(job_id, worker="w").lease
+            numbers.append(lease.attempt)
+            service.store.release(lease, reason="stopping")
+        service.database.client.flushall()
+        reconcile(service)
+    assert numbers == [1, 2, 1001, 1002, 2001, 2002]
+    assert reconcile(service).imported == 0
+    assert len(service.blobs.list("_system/rebuilds/").items) == 3
 
 
 def test_keys_come_back_revoked_ones_too(service: JobService) -> None:
