@@ -85,11 +85,11 @@ def test_every_picture_and_rate_has_a_plan_that_adds_up_or_a_reason(width, heigh
     header = plan.header
     fixed = len(header_bytes(header)) + CRC_BYTES
     assert plan.budget_bits * header.tile_count / 8 + fixed <= size + 1
-    assert header.parameters <= 380_000
+    assert header.parameters <= 400_000
     spent = plan.budget_bits / header.parameters
     assert spent >= 2.5
     if header.parameters > 2000:
-        assert spent == pytest.approx(BITS_PER_PARAMETER, rel=0.1)
+        assert spent == pytest.approx(BITS_PER_PARAMETER, rel=0.25)
 
 
 def test_a_target_below_the_smallest_file_says_how_small_it_gets():
