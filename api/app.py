@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request
 
 import jobs
-from api import documents, logs, problems
+from api import documents, problems
 from api.context import Context
 from api.decoding import Decoder
 from api.estimate import Estimator
@@ -31,7 +31,7 @@ from api.routes import (
     workers,
 )
 from api.routes import jobs as job_routes
-from jobs import JobService, Scope, Settings, Wakeups, load_settings, open_service
+from jobs import JobService, Scope, Settings, Wakeups, load_settings, logs, open_service
 from nifcore import __version__
 
 ADMIN_TENANT = "admin"
@@ -95,6 +95,8 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
         lifespan=lifespan,
         dependencies=[Depends(refuse_unknown)],
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
         openapi_tags=_TAGS,
     )
     app.add_middleware(Surroundings, metrics=metrics)
@@ -114,6 +116,7 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
         app.include_router(module.router)
     if chosen.blobs == "file":
         app.include_router(blobs.router)
+    docs_page.install(app)
     documents.install(app)
     return app
 

@@ -4,7 +4,7 @@
 between the states of a job in `jobs.lifecycle`.
 """
 
-from jobs.blobs import BlobInfo, BlobPage, Blobs, PresignedPut, open_blobs
+from jobs.blobs import BlobInfo, BlobPage, Blobs, PresignedPut
 from jobs.counters import HISTOGRAMS, Counters, Histogram
 from jobs.errors import (
     BlobDamaged,
@@ -65,6 +65,7 @@ from jobs.record import (
 from jobs.redis_server import RedisServer
 from jobs.service import JobService, Submission, open_service
 from jobs.settings import Settings, load_settings
+from jobs.storage import open_blobs
 from jobs.store import Claim, JobFilter, JobPage, JobStore
 from jobs.uploads import Upload, Uploads
 from jobs.wakeups import NoWakeups, Wakeups

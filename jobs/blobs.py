@@ -10,12 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from jobs.errors import Invalid, RangeUnsatisfiable
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 CHUNK = 1024 * 1024
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
@@ -203,18 +200,3 @@ def chunks_of(data: Data, chunk: int = CHUNK) -> Iterator[bytes]:
             yield piece
     else:
         yield from data
-
-
-def open_blobs(settings: Settings) -> Blobs:
-    """Return the blob store that the settings name.
-
-    Raises:
-        BlobsUnavailable: the data folder cannot be written.
-    """
-    if settings.blobs == "s3":
-        from jobs.s3_blobs import S3Blobs
-
-        return S3Blobs.from_settings(settings)
-    from jobs.file_blobs import FileBlobs
-
-    return FileBlobs.from_settings(settings)

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error, with job, tenant and attempt bound."""
+"""Logs: one JSON object a line on standard error, with request, job, tenant and attempt bound."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = name != "uvicorn.access"  # our own line per request says more
     for chatty in ("celery.worker.strategy", "celery.app.trace", "botocore", "boto3", "urllib3"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 

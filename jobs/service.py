@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from jobs.blobs import Blobs, open_blobs
+from jobs.blobs import Blobs
 from jobs.counters import Counters
 from jobs.database import Database, connect
 from jobs.errors import (
@@ -39,6 +39,7 @@ from jobs.quotas import Quotas
 from jobs.reaper import Reaper
 from jobs.record import BlobRef, JobDraft, JobRecord
 from jobs.settings import Settings
+from jobs.storage import open_blobs
 from jobs.store import Created, JobFilter, JobPage, JobStore
 from jobs.uploads import Upload, Uploads
 from jobs.wakeups import Wakeups

@@ -42,8 +42,6 @@ _RATE_FREEZE = 0.75
 """Part of the quantisation stage after which the steps stay as they are."""
 _RATE_SLOPE = 0.83
 """-d(log MSE)/d(log rate) of the published Kodak curve: 2.5 dB per doubling of the rate."""
-_RATE_MARGIN = 1.0
-"""Part of the bit budget that the steps aim at; the rest absorbs later drift."""
 _FINISH_ITERATIONS = 48
 """Iterations of quantisation fine-tuning after an early finish."""
 _RECOVERIES = 6
@@ -115,7 +113,6 @@ class _Cursor:
     kept_error: float = math.inf  # of this stage
     psnr_db: float | None = None
     loss: float | None = None
-    bits: float | None = None
     rate_scale: float = 1.0
     recoveries: int = 0
     finishing: bool = False
@@ -356,7 +353,7 @@ class TileFit:
             self.lattice = lattice_for_rate(
                 self.params,
                 self.sensitivity,
-                self.budget.bits * _RATE_MARGIN,
+                self.budget.bits,
                 self.budget.estimate,
             )
             # errors under other steps are not comparable
@@ -439,8 +436,6 @@ class TileFit:
             sources.append(self.kept)
         candidates = [self._rounded(source) for source in sources]
         best = min(candidates, key=lambda rounded: self.full_error(rounded.values))
-        if self.budget is not None:
-            cursor.bits = self.budget.exact(best.tensors)
         error = self.full_error(best.values)
         cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))
         return FitResult(best, cursor.done / self.pass_length, not cursor.finishing)

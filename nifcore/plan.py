@@ -36,6 +36,8 @@ _TILE_PARAMETERS = 20_000
 _MOST_TILE_PARAMETERS = 260_000
 """The published ladder ends at 241,000 weights."""
 _MOST_TILE_PIXELS = 4_000_000
+_TILE_SLACK = 1.25
+"""A tile may exceed these bounds by so much before there is one more."""
 _BASE = 1.4
 _PUBLISHED_SIDE, _PUBLISHED_FREQUENCIES = 768, 16
 
@@ -127,11 +129,17 @@ def tiling(width: int, height: int, parameters: float) -> tuple[int, int]:
     """Return columns and rows of tiles for networks of ``parameters`` weights in all."""
     pixels = width * height
     wanted = min(pixels / _TILE_PIXELS, parameters / _TILE_PARAMETERS)
-    count = max(wanted, pixels / _MOST_TILE_PIXELS, parameters / _MOST_TILE_PARAMETERS)
-    if count <= 1.25:
+    least = max(pixels / _MOST_TILE_PIXELS, parameters / _MOST_TILE_PARAMETERS)
+    count = max(wanted, least)
+    if count <= _TILE_SLACK:
         return 1, 1
     columns = max(1, round(math.sqrt(count * width / height)))
     rows = max(1, round(count / columns))
+    while columns * rows * _TILE_SLACK < least:  # rounding may have lost too many
+        if width * rows >= height * columns:
+            columns += 1
+        else:
+            rows += 1
     return min(columns, width), min(rows, height)
 
 

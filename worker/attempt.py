@@ -37,6 +37,7 @@ from jobs.errors import (
     StoreUnavailable,
 )
 from jobs.journal import Outcome, folder
+from jobs.logs import get_logger
 from jobs.record import BlobRef, Failure, Progress, State
 from jobs.service import JobService
 from jobs.settings import Settings
@@ -46,7 +47,6 @@ from worker import failures, messages
 from worker.child import EncodeChild, describe_end
 from worker.flags import Flags
 from worker.keeper import LeaseKeeper
-from worker.logs import get_logger
 from worker.scratch import scratch
 
 log = get_logger(__name__)

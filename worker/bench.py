@@ -6,13 +6,13 @@ import contextlib
 
 from jobs import open_service
 from jobs.errors import Unavailable
+from jobs.logs import get_logger
 from jobs.record import State
 from jobs.settings import Settings
 from jobs.store import Claim
 from worker.attempt import attempt_job
 from worker.child import EncodeChild
 from worker.flags import Flags
-from worker.logs import get_logger
 from worker.presence import Presence
 from worker.scratch import sweep
 from worker.wakeups import CeleryWakeups

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from jobs.errors import StaleLease, StoreUnavailable
+from jobs.logs import get_logger
 from jobs.record import Lease, Orders, Progress
 from jobs.settings import Settings
 from jobs.store import JobStore
-from worker.logs import get_logger
 
 PROGRESS_SECONDS = 0.5
 _RETRY_SECONDS = 1.0

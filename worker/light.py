@@ -13,13 +13,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from jobs import open_service
+from jobs import logs, open_service
 from jobs.errors import Unavailable
 from jobs.ids import new_worker_id
 from jobs.service import JobService
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
-from worker import logs
 from worker.presence import facts
 from worker.wakeups import CeleryWakeups
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.errors import StoreUnavailable
+from jobs.logs import get_logger
 from jobs.record import Lease
 from jobs.service import JobService
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.flags import Flags
-from worker.logs import get_logger
 
 log = get_logger(__name__)
 

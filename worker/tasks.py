@@ -8,8 +8,9 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals  # type: ignore[import-untyped]
 
+from jobs import logs
 from jobs.settings import Settings
-from worker import lifeline, logs
+from worker import lifeline
 from worker.app import ENCODE_TASK
 from worker.bench import Bench
 from worker.flags import Flags

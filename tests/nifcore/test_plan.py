@@ -85,11 +85,12 @@ def test_every_picture_and_rate_has_a_plan_that_adds_up_or_a_reason(width, heigh
     header = plan.header
     fixed = len(header_bytes(header)) + CRC_BYTES
     assert plan.budget_bits * header.tile_count / 8 + fixed <= size + 1
-    assert header.parameters <= 400_000
+    assert header.parameters <= 1.26 * 260_000
     spent = plan.budget_bits / header.parameters
     assert spent >= 2.5
     if header.parameters > 2000:
-        assert spent == pytest.approx(BITS_PER_PARAMETER, rel=0.25)
+        # one more unit in the first layer is up to 11 % more weights in a network of 2,000
+        assert BITS_PER_PARAMETER * 0.99 <= spent <= BITS_PER_PARAMETER * 1.12
 
 
 def test_a_target_below_the_smallest_file_says_how_small_it_gets():
@@ -104,6 +105,7 @@ def test_a_target_below_the_smallest_file_says_how_small_it_gets():
         (2048, 1365, 94_000, 4),
         (5472, 3648, 100_000, 6),
         (8000, 6000, 33_000_000, 144),
+        (700, 1000, 364_000, 2),
     ],
 )
 def test_tiles_bound_pixels_and_parameters_per_network(width, height, parameters, most):
