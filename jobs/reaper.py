@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A submitter publishes its own job within this time.
-_PATIENCE_MS = 5_000
 _BATCH = 200
 
 
@@ -99,9 +97,7 @@ class Reaper:
         vanish = round(service.settings.republish_seconds * 1000)
         for queue in service.queues.all():
             waiting = self._waiting(queue.name)
-            flat = self._database.run(
-                "republish", queue.name, _PATIENCE_MS, vanish, waiting, _BATCH
-            )
+            flat = self._database.run("republish", queue.name, vanish, waiting, _BATCH)
             reasons = dict(zip(flat[::2], flat[1::2], strict=True))
             for record in service.store.get_many(reasons):
                 if record is None:

@@ -33,6 +33,9 @@ local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local now = math.floor(now_us / 1000)
 
+-- A submitter publishes its own job within this time, ms.
+local PATIENCE = 5000
+
 -- Lua writes large numbers with an exponent unless told otherwise.
 local function int(number)
   return string.format('%.0f', number)
@@ -143,7 +146,9 @@ local function move(job, name, sets, data)
     -- A job that comes back keeps its place: `queued` is when a person last asked for it.
     job.queued = sets.queued or job.queued
     local place = (9 - tonumber(job.priority)) * 1e13 + tonumber(job.queued)
-    local due = tonumber(sets.not_before or '') or now
+    -- Who submits or retries a job sends its wake-up; for one that comes back only the reaper does.
+    local grace = rule.from == 'running' and 0 or PATIENCE
+    local due = tonumber(sets.not_before or '') or now + grace
     redis.call('SADD', P .. 'queues', job.queue)
     redis.call('ZADD', P .. 'queue:' .. job.queue, int(place), job.id)
     redis.call('ZADD', P .. 'unpublished', int(due), job.id)

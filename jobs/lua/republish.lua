@@ -1,12 +1,12 @@
 -- Lists queued jobs that need a wake-up.
--- ARGV: prefix, queue, patience ms (a submitter publishes its own job within it), vanish ms (older
---       wake-ups may have vanished), messages the broker still has (-1 = unknown), most jobs
+-- ARGV: prefix, queue, vanish ms (older wake-ups may have vanished), messages the broker still has
+--       (-1 = unknown), most jobs
 -- Returns {id, 'unpublished' | 'vanished', ...}
 -- With a broker that can count, no more are listed than messages are missing; so a long queue of
 -- healthy wake-ups is left alone. Those first in the queue are listed first: the jobs around one
 -- whose message is there get done, and it drifts to the front.
-local queue, patience, vanish = P .. 'queue:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local messages, most = tonumber(ARGV[5]), tonumber(ARGV[6])
+local queue, vanish = P .. 'queue:' .. ARGV[2], tonumber(ARGV[3])
+local messages, most = tonumber(ARGV[4]), tonumber(ARGV[5])
 if redis.call('SISMEMBER', P .. 'paused', ARGV[2]) == 1 then return {} end
 
 local listed, seen = {}, {}
@@ -16,7 +16,7 @@ local function list(id, why)
   listed[#listed + 1] = why
 end
 
-local due = redis.call('ZRANGEBYSCORE', P .. 'unpublished', '-inf', int(now - patience),
+local due = redis.call('ZRANGEBYSCORE', P .. 'unpublished', '-inf', int(now),
   'LIMIT', 0, most)
 for _, id in ipairs(due) do
   local state = redis.call('HMGET', P .. 'job:' .. id, 'state', 'queue')
