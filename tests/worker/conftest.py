@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import jobs.reaper
 import nifcore
 from jobs import load_settings, new_job_id, open_service, with_parent
 from jobs.record import JobDraft, JobRecord, JobSpec, Parameters, State
@@ -234,12 +233,6 @@ class Bed:
         """Return the journal's keys of a job that contain ``part``."""
         page = self.service.blobs.list(f"{TENANT}/jobs/{job_id}/")
         return [info.key for info in page.items if part in info.key]
-
-
-@pytest.fixture(autouse=True)
-def impatient_reaper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else publishes here: the reaper need not leave a submitter time to do so."""
-    monkeypatch.setattr(jobs.reaper, "_PATIENCE_MS", 100)
 
 
 @pytest.fixture(scope="package")
