@@ -1,4 +1,5 @@
-# make demo    encode a real photo here, decode it, compare it with JPEG and WebP
+# make demo    start the whole service, send a real photo through it, compare the result with JPEG
+#              and WebP, stop the service
 # make serve   start the whole service on this machine and keep it running
 # make test    everything that CI checks
 # Each sets up a fresh machine by itself: Python 3.11 or newer is all they need.
@@ -19,13 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo serve test lint types unit fuzz format clean
 
 demo: $(INSTALLED)
-	@mkdir -p demo
-	@$(BIN)/python -c "from PIL import Image; from skimage import data; \
-		Image.fromarray(data.astronaut()).save('demo/photo.png')"
-	$(BIN)/nif encode demo/photo.png --bpp 0.3
-	$(BIN)/nif decode demo/photo.nif demo/decoded.png
-	@$(BIN)/nif compare demo/photo.png demo/photo.nif --quiet --picture demo/side-by-side.png
-	@echo "Side by side: demo/side-by-side.png"
+	$(BIN)/python -m api.demo
 
 serve: $(INSTALLED)
 	$(BIN)/python -m api.serve

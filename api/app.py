@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request
 
 import jobs
-from api import documents, problems
+from api import dashboard, docs_page, documents, problems
 from api.context import Context
 from api.decoding import Decoder
 from api.estimate import Estimator
@@ -23,14 +23,17 @@ from api.routes import (
     blobs,
     decode,
     estimate,
+    events,
     health,
     keys,
     queues,
     results,
     uploads,
+    webhooks,
     workers,
 )
 from api.routes import jobs as job_routes
+from api.streams import open_streams
 from jobs import JobService, Scope, Settings, Wakeups, load_settings, logs, open_service
 from nifcore import __version__
 
@@ -76,13 +79,17 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(chosen.log_level)
         carrier = _celery_wakeups(chosen) if wakeups is None else wakeups
-        with open_service(chosen, wakeups=carrier) as service:
+        async with (
+            _service(chosen, carrier) as service,
+            open_streams(chosen, service, metrics) as streams,
+        ):
             app.state.context = Context(
                 settings=chosen,
                 service=service,
                 decoder=Decoder(chosen),
                 estimator=Estimator(service),
                 metrics=metrics,
+                streams=streams,
             )
             await run_sync(_ensure_admin, service, chosen)
             log.info("ready", version=__version__)
@@ -104,10 +111,12 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
     for module in (
         job_routes,
         results,
+        events,
         uploads,
         batches,
         estimate,
         decode,
+        webhooks,
         keys,
         workers,
         queues,
@@ -117,6 +126,7 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
     if chosen.blobs == "file":
         app.include_router(blobs.router)
     docs_page.install(app)
+    dashboard.install(app, chosen)
     documents.install(app)
     return app
 
@@ -124,11 +134,22 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
 _TAGS: list[dict[str, Any]] = [
     {"name": "jobs", "description": "Submit pictures and follow them."},
     {"name": "results", "description": "What came of them."},
+    {"name": "events", "description": "Follow jobs as they happen."},
     {"name": "uploads", "description": "Large pictures, straight to the storage."},
+    {"name": "webhooks", "description": "Be told of jobs, and see what became of the telling."},
     {"name": "blobs", "description": "Presigned links, where blobs are kept in files."},
     {"name": "administration", "description": "Keys, workers and queues."},
     {"name": "service", "description": "About the service itself."},
 ]
+
+
+@asynccontextmanager
+async def _service(settings: Settings, wakeups: Wakeups) -> AsyncIterator[JobService]:
+    with open_service(settings, wakeups=wakeups) as service:
+        try:
+            yield service
+        finally:
+            await service.close_async()
 
 
 def _celery_wakeups(settings: Settings) -> Wakeups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,9 +11,9 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import limits
-from api.context import Shared
+from api.context import Context, Shared
 from api.problems import Problem
-from jobs import ApiKey, Scope
+from jobs import Admission, ApiKey, Scope, Seen
 
 _bearer = HTTPBearer(
     auto_error=False,
@@ -44,27 +44,62 @@ class Caller:
         return None if Scope.ADMIN in self.key.scopes else self.key.tenant
 
 
-def needs(scope: Scope) -> Callable[..., Caller]:
+Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+async def admit(
+    request: Request,
+    shared: Context,
+    given: HTTPAuthorizationCredentials | None,
+    scope: Scope,
+    *,
+    job_id: str = "",
+    known: str = "",
+) -> tuple[Caller, Seen | None]:
+    """Let a request with ``scope`` (or ``admin``) through, and look at a job in the same step.
+
+    Args:
+        request: it is counted; what is left is sent with the answer.
+        shared: the app's context.
+        given: the API key as it was sent.
+        scope: what the key must be good for.
+        job_id: of the job, empty for none.
+        known: see :meth:`jobs.Access.look`.
+
+    Returns:
+        The caller, and the job if there is one and the caller may see it.
+
+    Raises:
+        Problem: ``unauthenticated``, ``rate_limited`` or ``forbidden``.
+    """
+    admission = Admission(None)
+    if given is not None:
+        admission = await shared.service.access.look(
+            given.credentials,
+            job_id,
+            requests_per_minute=shared.settings.requests_per_minute,
+            known=known,
+        )
+    key = admission.key
+    if key is None:
+        what = "no API key was sent" if given is None else "the API key is not valid"
+        # One text for unknown, expired and revoked: a guesser learns nothing.
+        raise Problem("unauthenticated", what, headers={"WWW-Authenticate": 'Bearer realm="nif"'})
+    structlog.contextvars.bind_contextvars(tenant=key.tenant, key=key.id)
+    request.state.log |= {"tenant": key.tenant, "key": key.id}
+    limits.check_rate(request, admission.allowance)
+    if scope not in key.scopes and Scope.ADMIN not in key.scopes:
+        raise Problem("forbidden", f"this needs a key with the scope {scope}")
+    caller, job = Caller(key), admission.job
+    mine = job is not None and caller.sees in (None, job.tenant)
+    return caller, job if mine else None
+
+
+def needs(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     """Return the dependency that lets requests with ``scope`` (or ``admin``) through."""
 
-    def caller(
-        request: Request,
-        shared: Shared,
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> Caller:
-        key = None if given is None else shared.service.keys.verify(given.credentials)
-        if key is None:
-            what = "no API key was sent" if given is None else "the API key is not valid"
-            # One text for unknown, expired and revoked: a guesser learns nothing.
-            raise Problem(
-                "unauthenticated", what, headers={"WWW-Authenticate": 'Bearer realm="nif"'}
-            )
-        structlog.contextvars.bind_contextvars(tenant=key.tenant, key=key.id)
-        request.state.log |= {"tenant": key.tenant, "key": key.id}
-        limits.take_request(request, shared, key)
-        if scope not in key.scopes and Scope.ADMIN not in key.scopes:
-            raise Problem("forbidden", f"this needs a key with the scope {scope}")
-        return Caller(key)
+    async def caller(request: Request, shared: Shared, given: Given) -> Caller:
+        return (await admit(request, shared, given, scope))[0]
 
     return caller
 

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from api.decoding import Decoder
 from api.estimate import Estimator
 from api.metrics import Metrics
+from api.streams import Streams
 from jobs import JobService, Settings
 
 
@@ -23,6 +24,7 @@ class Context:
         decoder: renders .nif files in child processes.
         estimator: guesses seconds and bytes.
         metrics: what is counted.
+        streams: events as they happen.
     """
 
     settings: Settings
@@ -30,10 +32,11 @@ class Context:
     decoder: Decoder
     estimator: Estimator
     metrics: Metrics
+    streams: Streams
 
 
-def context_of(request: Request) -> Context:
-    """Return the app's context."""
+async def context_of(request: Request) -> Context:
+    """Return the app's context. Not blocking: FastAPI would send a plain function to a thread."""
     context = request.app.state.context
     assert isinstance(context, Context)
     return context

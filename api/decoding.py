@@ -166,7 +166,7 @@ class Decoder:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             cwd=folder,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,
         )
         try:
@@ -182,7 +182,7 @@ class Decoder:
         return child.returncode, said
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return what the child needs to start, and none of the service's secrets."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

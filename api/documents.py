@@ -12,6 +12,7 @@ from api import problems
 from api.decoding import ImageFormat
 from api.fields import JobFields
 from api.views import JOB_EXAMPLE
+from api.webhook_views import WEBHOOK_EXAMPLES
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -128,6 +129,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = problems.SCHEMA
     # FastAPI drops what is null, also where a value of an example is.
     schemas["JobView"]["example"] = JOB_EXAMPLE
+    for name, example in WEBHOOK_EXAMPLES.items():
+        schemas[name]["example"] = example
     answer = {"created": True, "deduplicated": False, "replayed": False}
     schemas["SubmittedView"]["example"] = JOB_EXAMPLE | answer
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -8,7 +8,6 @@ from api.context import Context
 from api.problems import Problem, retry_after
 from jobs import Allowance, ApiKey
 
-_MINUTE = 60
 _DAY = 24 * 60 * 60
 
 
@@ -25,23 +24,21 @@ def headers(allowance: Allowance) -> dict[str, str]:
     }
 
 
-def take_request(request: Request, shared: Context, key: ApiKey) -> None:
-    """Count one request of ``key``; what is left is sent with the answer.
+def check_rate(request: Request, allowance: Allowance | None) -> None:
+    """Have what is left of a key's requests sent with the answer; None where they are not counted.
 
     Raises:
         Problem: ``rate_limited``.
     """
-    limit = _limit(key.limits.requests_per_minute, shared.settings.requests_per_minute)
-    if not limit:
+    if allowance is None:
         return
-    allowance = shared.service.quotas.take("requests", key.id, limit=limit, window_seconds=_MINUTE)
     request.state.rate_headers = headers(allowance)
     if not allowance.allowed:
         raise Problem(
             "rate_limited",
-            f"{limit} requests a minute are allowed",
+            f"{allowance.limit} requests a minute are allowed",
             headers=retry_after(allowance.retry_after_seconds),
-            limit=limit,
+            limit=allowance.limit,
         )
 
 
@@ -71,9 +68,9 @@ def take_job(shared: Context, key: ApiKey, size: int) -> None:
             )
 
 
-def active_jobs(shared: Context, key: ApiKey) -> int | None:
-    """Return how many jobs the tenant may have queued and running, None for any number."""
-    return _limit(key.limits.active_jobs, shared.settings.active_jobs) or None
+def active_jobs(shared: Context, key: ApiKey) -> int:
+    """Return how many jobs the tenant may have queued and running, 0 for any number."""
+    return _limit(key.limits.active_jobs, shared.settings.active_jobs)
 
 
 def check_queue(shared: Context, queue: str) -> None:
@@ -83,7 +80,7 @@ def check_queue(shared: Context, queue: str) -> None:
         Problem: ``queue_full``.
     """
     limit = shared.settings.queue_limit
-    if limit and shared.service.queues.stats(queue).depth >= limit:
+    if limit and shared.service.queues.depth(queue) >= limit:
         raise Problem(
             "queue_full", f"{limit} jobs wait already", headers=retry_after(30), limit=limit
         )

@@ -50,10 +50,27 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.streams = Gauge("nif_streams", "Event streams open.", registry=self.registry)
+        self.streams_ended = Counter(
+            "nif_streams_ended",
+            "Event streams that are over, by what ended them.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.stream_events = Counter(
+            "nif_stream_events", "Events sent live, each reader counted.", registry=self.registry
+        )
+
     def text(self, service: JobService) -> str:
         """Return all metrics; those of the store are left out while it does not answer."""
         own = generate_latest(self.registry).decode()
         return own + "\n".join((*_of_service(service), ""))
+
+
+_STORE_UP = (
+    "# HELP nif_store_up 1 while the store answers; 0: what it counts is left out.",
+    "# TYPE nif_store_up gauge",
+)
 
 
 def _of_service(service: JobService) -> Iterator[str]:
@@ -62,12 +79,12 @@ def _of_service(service: JobService) -> Iterator[str]:
         counts = service.store.counts()
         queues = service.queues.all()
         workers = service.workers.list()
+        backlog = service.deliveries.backlog()
+        endpoints = service.endpoints.counts()
     except jobs.Unavailable:
-        yield "# TYPE nif_store_up gauge"
-        yield "nif_store_up 0"
+        yield from (*_STORE_UP, "nif_store_up 0")
         return
-    yield "# TYPE nif_store_up gauge"
-    yield "nif_store_up 1"
+    yield from (*_STORE_UP, "nif_store_up 1")
     yield "# HELP nif_jobs Jobs by state."
     yield "# TYPE nif_jobs gauge"
     for state, count in counts.items():
@@ -91,22 +108,41 @@ def _of_service(service: JobService) -> Iterator[str]:
     alive = sum(each.alive for each in workers)
     yield f'nif_workers{{alive="true"}} {alive}'
     yield f'nif_workers{{alive="false"}} {len(workers) - alive}'
+    for name, meaning, value in (
+        ("pending", "Webhook deliveries that wait or are being sent.", backlog.pending),
+        (
+            "oldest_pending_seconds",
+            "Age of the webhook delivery that waits longest.",
+            backlog.oldest_age_seconds or 0,
+        ),
+        ("untold", "Messages not yet turned into webhook deliveries.", backlog.untold),
+    ):
+        yield f"# HELP nif_webhook_{name} {meaning}"
+        yield f"# TYPE nif_webhook_{name} gauge"
+        yield f"nif_webhook_{name} {value}"
+    yield "# HELP nif_webhook_endpoints Webhook endpoints by state."
+    yield "# TYPE nif_webhook_endpoints gauge"
+    yield f'nif_webhook_endpoints{{state="enabled"}} {endpoints.enabled}'
+    yield f'nif_webhook_endpoints{{state="disabled"}} {endpoints.disabled}'
     yield from _counters(counters)
 
 
 def _counters(counters: Mapping[str, float]) -> Iterator[str]:
-    """Yield the counters of the store, those of one name together as the format wants it."""
+    """Yield the counters of the store, those of one name together as the format wants it.
+
+    What was never counted yet is announced all the same.
+    """
+    buckets = {each.name for each in jobs.HISTOGRAMS}
     families: dict[str, list[tuple[str, float]]] = defaultdict(list)
-    buckets = {
-        name.partition("{")[0].removesuffix("_bucket")
-        for name in counters
-        if name.partition("{")[0].endswith("_bucket")
-    }
     for sample, value in counters.items():
         name = sample.partition("{")[0]
         part = _HISTOGRAM_PART.fullmatch(name)
         families[part[1] if part and part[1] in buckets else name].append((sample, value))
-    for name, samples in sorted(families.items()):
+    meanings = {each.name: each.help for each in jobs.COUNTERS}
+    meanings |= {each.name: each.help for each in jobs.HISTOGRAMS}
+    for name in sorted({*meanings, *families}):
+        if name in meanings:
+            yield f"# HELP nif_{name} {meanings[name]}"
         yield f"# TYPE nif_{name} {'histogram' if name in buckets else 'counter'}"
-        for sample, value in samples:
+        for sample, value in families[name]:
             yield f"nif_{sample} {value:.17g}"

@@ -69,7 +69,7 @@ class Surroundings:
             if size > MAX_HEADER_BYTES:
                 detail = f"{size} bytes; {MAX_HEADER_BYTES} are accepted"
                 problem = Problem("headers_too_large", detail, headers={"Connection": "close"})
-                await response(problem, request_id)(scope, receive, send_more)
+                await response(problem, request)(scope, receive, send_more)
             else:
                 await self._app(scope, receive, send_more)
         except Exception:
@@ -77,7 +77,7 @@ class Surroundings:
             if status:
                 raise  # too late for an answer: the connection is cut
             problem = Problem("internal", "a mistake of the service; quote the request's id")
-            await response(problem, request_id)(scope, receive, send_more)
+            await response(problem, request)(scope, receive, send_more)
         finally:
             self._metrics.in_flight.dec()
             self._note(scope, state, status, time.perf_counter() - started)
@@ -87,7 +87,11 @@ class Surroundings:
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.seconds.labels(route, method).observe(seconds)
+        code = state.get("problem")
+        if code is not None:
+            self._metrics.problems.labels(code).inc()
+        if "stream" not in state:  # it lasts as long as somebody looks
+            self._metrics.seconds.labels(route, method).observe(seconds)
         if route in _QUIET and status < 400:
             return
         log.info(
@@ -97,6 +101,7 @@ class Surroundings:
             status=status,
             seconds=round(seconds, 4),
             client=(scope.get("client") or ("", 0))[0],
+            **({} if code is None else {"problem": code}),
             **state["log"],
         )
 

@@ -73,6 +73,13 @@ _KINDS = (
     Kind("key_not_found", 404, "No such key", "There is no API key with this id."),
     Kind("worker_not_found", 404, "No such worker", "No worker with this id was heard of lately."),
     Kind("queue_not_found", 404, "No such queue", "There is no queue of this name."),
+    Kind("webhook_not_found", 404, "No such webhook", "No webhook endpoint of yours has this id."),
+    Kind(
+        "delivery_not_found",
+        404,
+        "No such delivery",
+        "No webhook delivery of yours has this id, or it is no longer kept.",
+    ),
     Kind(
         "method_not_allowed",
         405,
@@ -112,6 +119,18 @@ _KINDS = (
     ),
     Kind(
         "upload_used", 409, "Upload used", "The upload was already used, or its bytes already came."
+    ),
+    Kind(
+        "webhook_disabled",
+        409,
+        "Webhook disabled",
+        "Nothing is sent to this endpoint until it is enabled again: send `enabled: true`.",
+    ),
+    Kind(
+        "too_many_webhooks",
+        409,
+        "Too many webhooks",
+        "The tenant has as many endpoints as are allowed; `limit` tells how many.",
     ),
     Kind(
         "body_too_large",
@@ -204,6 +223,12 @@ _KINDS = (
         "Jobs or bytes of the day, or active jobs, are used up; `quota` and `limit` tell which.",
     ),
     Kind(
+        "too_many_streams",
+        429,
+        "Too many streams",
+        "As many event streams are open as a tenant may have; close one, or ask for JSON.",
+    ),
+    Kind(
         "headers_too_large",
         431,
         "Headers too large",
@@ -229,6 +254,13 @@ _KINDS = (
         503,
         "Queue full",
         "As many jobs wait as are allowed to; `Retry-After` says when to try again.",
+    ),
+    Kind(
+        "streams_full",
+        503,
+        "No more streams",
+        "The service has as many event streams open as it can, or stops; try again later, or ask "
+        "for JSON.",
     ),
     Kind(
         "decoder_busy",
@@ -294,6 +326,8 @@ _NOT_FOUND = {
     "key": "key_not_found",
     "worker": "worker_not_found",
     "queue": "queue_not_found",
+    "webhook": "webhook_not_found",
+    "delivery": "delivery_not_found",
 }
 
 
@@ -310,6 +344,8 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(code, f"no {error.kind} {error.id[:80]!r}")
         case jobs.WrongState():
             return Problem("wrong_state", str(error), state=str(error.state))
+        case jobs.EndpointDisabled():
+            return Problem("webhook_disabled", str(error))
         case jobs.IdTaken():
             return Problem("id_taken", str(error))
         case jobs.IdempotencyInFlight():
@@ -321,6 +357,12 @@ def problem_of(error: Exception) -> Problem | None:
             wait = retry_after(error.retry_after_seconds)
             return Problem(
                 "queue_full", f"{error.limit} jobs wait already", headers=wait, limit=error.limit
+            )
+        case jobs.QuotaExceeded(name="webhooks"):
+            return Problem(
+                "too_many_webhooks",
+                f"{error.limit} endpoints are allowed; delete one first",
+                limit=error.limit,
             )
         case jobs.QuotaExceeded():
             return Problem(
@@ -358,10 +400,11 @@ def problem_of(error: Exception) -> Problem | None:
     return None
 
 
-def response(problem: Problem, request_id: str | None) -> JSONResponse:
-    """Return the problem as a response."""
+def response(problem: Problem, request: Request) -> JSONResponse:
+    """Return the problem as a response, and leave its code for the log and the metrics."""
+    request.state.problem = problem.kind.code
     return JSONResponse(
-        problem.body(request_id),
+        problem.body(id_of(request)),
         status_code=problem.kind.status,
         media_type=MEDIA_TYPE,
         headers=problem.headers,
@@ -395,19 +438,19 @@ def install(app: FastAPI) -> None:
         code = _OF_STATUS.get(error.status_code, "internal")
         detail = CATALOGUE[code].meaning if code != "malformed_request" else str(error.detail)
         headers = dict(error.headers or {})
-        if code == "method_not_allowed":
-            headers["Allow"] = ", ".join(_methods(request))
-        return response(Problem(code, detail, headers=headers), id_of(request))
+        if code == "method_not_allowed" and (methods := _methods(request)):
+            headers["Allow"] = ", ".join(methods)
+        return response(Problem(code, detail, headers=headers), request)
 
     def from_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return response(_from_validation(error), id_of(request))
+        return response(_from_validation(error), request)
 
     def from_error(request: Request, error: Exception) -> JSONResponse:
         problem = problem_of(error)
         if problem is None:
             raise error
-        return response(problem, id_of(request))
+        return response(problem, request)
 
     app.add_exception_handler(HTTPException, from_http)
     app.add_exception_handler(RequestValidationError, from_validation)

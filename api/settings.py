@@ -39,5 +39,11 @@ DECODE_MEMORY_BYTES = 8 * 1024**3
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
 """Largest picture that a decode may write."""
 
+STREAM_KEY_SECONDS = 5.0
+"""A stream whose key is revoked or expired ends within so long."""
+
+STREAM_STALL_SECONDS = 30.0
+"""A stream from which nothing is read for so long is cut off."""
+
 KEEP_FREE_SECONDS = 5
 """Retry-After where nothing better is known."""

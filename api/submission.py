@@ -21,7 +21,7 @@ from api import limits, views
 from api.auth import Caller
 from api.context import Context
 from api.fields import JobFields
-from api.problems import Problem, retry_after
+from api.problems import Problem, invalid, retry_after
 from api.sniff import HEAD_BYTES, Sniffed, sniff
 from api.uploads import File
 from jobs import BlobRef, IdempotencyClaim, JobDraft, JobRecord, JobSpec, Submission, Upload
@@ -61,6 +61,19 @@ def fingerprint(fields: JobFields, source: str) -> str:
     return hashlib.sha256(f"{source} {text}".encode()).hexdigest()
 
 
+def check_webhook(shared: Context, fields: JobFields) -> None:
+    """Refuse a webhook that nothing may be sent to.
+
+    Raises:
+        Problem: ``invalid_parameter``.
+    """
+    if fields.webhook is not None:
+        try:
+            jobs.check_webhook_url(fields.webhook, shared.settings)
+        except jobs.Invalid as error:
+            raise invalid("body", "webhook", str(error)) from None
+
+
 def look_at(shared: Context, file: File) -> Sniffed:
     """Refuse what is no picture, or too large a one.
 
@@ -74,6 +87,7 @@ def look_at(shared: Context, file: File) -> Sniffed:
 
 def from_file(shared: Context, caller: Caller, wish: Wish, file: File) -> Submission:
     """Accept a picture that came with the request."""
+    check_webhook(shared, wish.fields)
     sniffed = look_at(shared, file)
     if wish.chosen:
         earlier = _earlier(shared, caller, wish)
@@ -101,6 +115,7 @@ def from_upload(shared: Context, caller: Caller, wish: Wish, upload_id: str) -> 
     Raises:
         Problem: ``upload_incomplete``, ``upload_damaged``, or what :func:`from_file` raises.
     """
+    check_webhook(shared, wish.fields)
     service = shared.service
     upload = service.uploads.get(caller.tenant, upload_id)
     if not wish.chosen:
@@ -238,7 +253,7 @@ def _position(shared: Context, record: JobRecord) -> int | None:
     if record.state is not jobs.State.QUEUED:
         return None
     try:
-        return shared.service.store.position(record.id)
+        return shared.service.store.position(record.id, record.queue)
     except jobs.Unavailable:
         return None  # the job is accepted; only its place is not known
 

@@ -118,7 +118,9 @@ async def chunks(request: Request, settings: Settings, limit: int) -> AsyncItera
     stream = request.stream().__aiter__()
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(stream), pause)
+            # Not wait_for, which makes a task of every chunk.
+            async with asyncio.timeout(pause):
+                chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:

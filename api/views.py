@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs import ApiKey, JobRecord, QueueStats, Settings, State, Upload, WorkerStatus
+from jobs import ApiKey, Event, JobRecord, QueueStats, Settings, State, Upload, WorkerStatus
 
 _EXAMPLE_ID = "job_01JD9X7Q3W8E5R2T6Y4V0N1M9B"
 _EXAMPLE_TIME = "2026-03-01T12:00:00Z"
@@ -74,6 +74,7 @@ JOB_EXAMPLE: dict[str, Any] = {
         "result": None,
         "image": None,
         "report": None,
+        "preview": f"/v1/jobs/{_EXAMPLE_ID}/previews/4",
     },
 }
 """A running job as its owner sees it."""
@@ -149,6 +150,7 @@ class Links(View):
     result: str | None
     image: str | None
     report: str | None
+    preview: str | None = Field(description="The latest small picture of a running encode.")
 
 
 class JobView(View):
@@ -242,6 +244,44 @@ class EstimateView(View):
     bytes: int
     bpp: float
     calibrated: bool = Field(description="Whether the time comes from jobs of this service.")
+
+
+class EventView(View):
+    """Something that happened to a job."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "example": {
+                "id": "1767225600000-0",
+                "type": "job.progress",
+                "job": _EXAMPLE_ID,
+                "state": "running",
+                "attempt": 1,
+                "version": 7,
+                "at": _EXAMPLE_TIME,
+                "data": {"phase": "fit", "iteration": 300, "psnr_db": 28.4, "bpp": 0.3},
+            }
+        },
+    )
+
+    id: str = Field(description="Its place; events of one stream compare by both numbers.")
+    type: str
+    job: str
+    state: State = Field(description="Of the job right after it.")
+    attempt: int
+    version: int = Field(description="Of the job; grows with every change.")
+    at: datetime
+    data: dict[str, Any]
+
+
+class EventPage(View):
+    """Events, oldest first."""
+
+    items: tuple[EventView, ...]
+    last_id: str = Field(description="Send as `after` for what follows.")
+    more: bool = Field(description="Whether there is more by now.")
+    ended: bool = Field(description="Whether the job has ended.")
 
 
 class ReportView(View):
@@ -401,6 +441,7 @@ def job_values(record: JobRecord, settings: Settings, position: int | None) -> d
             result=f"{here}/result" if done else None,
             image=f"{here}/image" if done else None,
             report=f"{here}/report" if done else None,
+            preview=f"{here}/previews/{record.previews}" if running and record.previews else None,
         ),
     }
 
@@ -408,6 +449,20 @@ def job_values(record: JobRecord, settings: Settings, position: int | None) -> d
 def job_view(record: JobRecord, settings: Settings, position: int | None = None) -> JobView:
     """Return a job as its owner sees it."""
     return JobView(**job_values(record, settings, position))
+
+
+def event_view(event: Event) -> EventView:
+    """Return an event."""
+    return EventView(
+        id=event.id,
+        type=event.type,
+        job=event.job_id,
+        state=event.state,
+        attempt=event.attempt,
+        version=event.version,
+        at=event.at,
+        data=dict(event.data),
+    )
 
 
 def upload_view(upload: Upload, url: str, method: str, headers: Mapping[str, str]) -> UploadView:

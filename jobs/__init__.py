@@ -4,8 +4,24 @@
 between the states of a job in `jobs.lifecycle`.
 """
 
+from jobs.access import Access, Admission, Seen
+from jobs.audit import AuditEntry, AuditLog
 from jobs.blobs import BlobInfo, BlobPage, Blobs, PresignedPut
-from jobs.counters import HISTOGRAMS, Counters, Histogram
+from jobs.counters import COUNTERS, HISTOGRAMS, Counters, Histogram
+from jobs.deliveries import (
+    TROUBLES,
+    Backlog,
+    Deliveries,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryClaim,
+    DeliveryPage,
+    DeliveryState,
+    Settled,
+    Trouble,
+    Verdict,
+)
+from jobs.endpoints import DisabledReason, Endpoint, EndpointCounts, Endpoints
 from jobs.errors import (
     BlobDamaged,
     BlobDenied,
@@ -14,6 +30,7 @@ from jobs.errors import (
     BlobNotFound,
     BlobsUnavailable,
     ClaimRefused,
+    EndpointDisabled,
     IdempotencyInFlight,
     IdempotencyMismatch,
     IdTaken,
@@ -28,8 +45,10 @@ from jobs.errors import (
     UrlRefused,
     WrongState,
 )
-from jobs.events import Event, EventLog
+from jobs.events import EVENT_TYPES, Event, EventLog, EventType
+from jobs.feed import Feed, Subscription
 from jobs.file_blobs import FileBlobs, Grant
+from jobs.history import History, Sample
 from jobs.idempotency import Idempotency, Replay
 from jobs.ids import (
     check_job_id,
@@ -43,6 +62,7 @@ from jobs.journal import Journal, Outcome
 from jobs.keys import ApiKey, KeyLimits, KeyRing, Scope
 from jobs.lifecycle import TRANSITIONS, Transition
 from jobs.outbox import Message, Outbox
+from jobs.previews import Preview, Previews
 from jobs.progress import ProgressReporter
 from jobs.queues import Queues, QueueStats
 from jobs.quotas import Allowance, Quotas
@@ -63,20 +83,34 @@ from jobs.record import (
     State,
 )
 from jobs.redis_server import RedisServer
+from jobs.search import Found, JobSearch
 from jobs.service import JobService, Submission, open_service
 from jobs.settings import Settings, load_settings
+from jobs.signing import SigningSecret
 from jobs.storage import open_blobs
 from jobs.store import Claim, JobFilter, JobPage, JobStore
 from jobs.uploads import Upload, Uploads
 from jobs.wakeups import NoWakeups, Wakeups
+from jobs.webhook_events import DEFAULT_EVENTS, WEBHOOK_EVENTS, WebhookEvent
+from jobs.webhook_urls import check_webhook_url
 from jobs.workers import WorkerInfo, Workers, WorkerStatus
 
 __all__ = [
+    "COUNTERS",
+    "DEFAULT_EVENTS",
+    "EVENT_TYPES",
     "HISTOGRAMS",
     "TRANSITIONS",
+    "TROUBLES",
+    "WEBHOOK_EVENTS",
+    "Access",
+    "Admission",
     "Allowance",
     "ApiKey",
     "Attempt",
+    "AuditEntry",
+    "AuditLog",
+    "Backlog",
     "BlobDamaged",
     "BlobDenied",
     "BlobError",
@@ -90,12 +124,27 @@ __all__ = [
     "Claim",
     "ClaimRefused",
     "Counters",
+    "Deliveries",
+    "Delivery",
+    "DeliveryAttempt",
+    "DeliveryClaim",
+    "DeliveryPage",
+    "DeliveryState",
+    "DisabledReason",
+    "Endpoint",
+    "EndpointCounts",
+    "EndpointDisabled",
+    "Endpoints",
     "Event",
     "EventLog",
+    "EventType",
     "Failure",
+    "Feed",
     "FileBlobs",
+    "Found",
     "Grant",
     "Histogram",
+    "History",
     "IdTaken",
     "Idempotency",
     "IdempotencyClaim",
@@ -106,6 +155,7 @@ __all__ = [
     "JobFilter",
     "JobPage",
     "JobRecord",
+    "JobSearch",
     "JobService",
     "JobSpec",
     "JobStore",
@@ -122,6 +172,8 @@ __all__ = [
     "Outcome",
     "Parameters",
     "PresignedPut",
+    "Preview",
+    "Previews",
     "Progress",
     "ProgressReporter",
     "QueueStats",
@@ -134,24 +186,33 @@ __all__ = [
     "Reconciled",
     "RedisServer",
     "Replay",
+    "Sample",
     "Scope",
+    "Seen",
     "Settings",
+    "Settled",
+    "SigningSecret",
     "StaleLease",
     "State",
     "StoreUnavailable",
     "Submission",
+    "Subscription",
     "Transition",
+    "Trouble",
     "Unavailable",
     "Upload",
     "Uploads",
     "UrlRefused",
+    "Verdict",
     "Wakeups",
+    "WebhookEvent",
     "WorkerInfo",
     "WorkerStatus",
     "Workers",
     "WrongState",
     "check_job_id",
     "check_tenant",
+    "check_webhook_url",
     "load_settings",
     "new_batch_id",
     "new_job_id",

@@ -14,6 +14,35 @@ from jobs.record import JobRecord
 
 
 @dataclass(frozen=True)
+class Counter:
+    """Something that is counted; ``labels`` in the order in which they are written."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+COUNTERS: tuple[Counter, ...] = (
+    Counter("transitions", "Moves of jobs from state to state.", ("from", "to")),
+    Counter("claims_refused", "Wake-ups that led to no attempt, by reason.", ("reason",)),
+    Counter("stale_writes_refused", "Writes of workers that had lost their job.", ("write",)),
+    Counter("leases_lost", "Jobs taken from workers that were not heard of any more."),
+    Counter("jobs_failed", "Jobs that failed, by code.", ("code",)),
+    Counter("jobs_deduplicated", "Submissions that an earlier equal job answered."),
+    Counter("jobs_deleted", "Jobs deleted, by request or by age."),
+    Counter("jobs_withdrawn", "Jobs removed because their submission failed half-way."),
+    Counter("quota_refusals", "Takings that a rate limit or quota refused.", ("name",)),
+    Counter("webhook_attempts", "Attempts to deliver a webhook, by outcome.", ("outcome",)),
+    Counter("webhook_deliveries", "Webhook deliveries that ended, by outcome.", ("outcome",)),
+    Counter("webhook_replays", "Webhook deliveries sent again by request."),
+    Counter("webhooks_disabled", "Webhook endpoints disabled by themselves.", ("reason",)),
+    Counter("bytes_in", "Bytes of the pictures of succeeded jobs."),
+    Counter("bytes_out", "Bytes of the results of succeeded jobs."),
+    Counter("pixels", "Pixels of the pictures of succeeded jobs."),
+)
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Upper bounds of the buckets of one measured quantity; a last one, +Inf, is implied."""
 
@@ -34,6 +63,11 @@ HISTOGRAMS: tuple[Histogram, ...] = (
         (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600),
     ),
     Histogram("bpp", "Bits per pixel of results.", (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 4)),
+    Histogram(
+        "webhook_seconds",
+        "Seconds that an attempt to deliver a webhook took.",
+        (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    ),
     Histogram("psnr_db", "PSNR of results, in dB.", (20, 24, 26, 28, 30, 32, 34, 36, 38, 40, 45)),
 )
 

@@ -3,8 +3,9 @@
 ::
 
     JobsError
-    ├── NotFound              no such job, upload, key or worker, or not this tenant's
+    ├── NotFound              no such job, upload, key, worker, ..., or not this tenant's
     ├── WrongState            the asked transition is not allowed from the state the job is in
+    ├── EndpointDisabled      nothing is sent to the webhook endpoint until it is enabled again
     ├── StaleLease            the writer no longer holds the job
     ├── ClaimRefused          the job cannot be claimed (now)
     ├── IdTaken               a client-chosen id belongs to something else
@@ -48,6 +49,14 @@ class WrongState(JobsError):
         self.job_id = job_id
         self.state = state
         self.wanted = wanted
+
+
+class EndpointDisabled(JobsError):
+    """The webhook endpoint is disabled: nothing is sent to it until it is enabled again."""
+
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__(f"{endpoint_id} is disabled; enable it first")
+        self.endpoint_id = endpoint_id
 
 
 class StaleLease(JobsError):

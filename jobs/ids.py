@@ -54,6 +54,16 @@ def new_key_id() -> str:
     return f"key_{_time_ordered()}"
 
 
+def new_endpoint_id() -> str:
+    """Return a new id of a webhook endpoint, ``whk_...``."""
+    return f"whk_{_time_ordered()}"
+
+
+def new_delivery_id() -> str:
+    """Return the id of a delivery that belongs to no job, ``dlv_...``."""
+    return f"dlv_{_time_ordered()}"
+
+
 def new_worker_id(host: str) -> str:
     """Return a new worker id: the host's name and eight random hexadecimal digits."""
     return f"{re.sub(r'[^A-Za-z0-9.-]', '-', host) or 'worker'}-{secrets.token_hex(4)}"

@@ -26,7 +26,8 @@ from jobs.record import from_milliseconds, to_milliseconds
 
 KEYS_PREFIX = "_system/keys/"
 _PLAINTEXT = re.compile(r"nif_[A-Za-z0-9_-]{32,200}")
-_NOTE_USE_MS = 60_000
+NOTE_USE_MS = 60_000
+"""The last use of a key is noted at most so often."""
 
 
 class Scope(StrEnum):
@@ -72,6 +73,11 @@ def digest(plaintext: str) -> str:
     return hashlib.sha256(plaintext.encode()).hexdigest()
 
 
+def is_plaintext(text: str) -> bool:
+    """Tell whether a text could be a key at all."""
+    return _PLAINTEXT.fullmatch(text) is not None
+
+
 def new_plaintext() -> str:
     """Return a new key: ``nif_`` and 256 random bits in 43 characters."""
     return "nif_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
@@ -115,7 +121,7 @@ class KeyRing:
         Raises:
             Invalid: not ``nif_`` and 32 to 200 letters, digits, hyphens and underscores.
         """
-        if not _PLAINTEXT.fullmatch(plaintext):
+        if not is_plaintext(plaintext):
             raise Invalid("an API key is nif_ and 32 to 200 letters, digits, hyphens, underscores")
         known = self.verify(plaintext)
         if known is not None:
@@ -129,10 +135,10 @@ class KeyRing:
 
         The last use is noted, at most once a minute.
         """
-        if not _PLAINTEXT.fullmatch(plaintext):
+        if not is_plaintext(plaintext):
             return None
-        fields = pairs(self._database.run("verify_key", digest(plaintext), _NOTE_USE_MS))
-        return _key(fields) if fields else None
+        fields = pairs(self._database.run("verify_key", digest(plaintext), NOTE_USE_MS))
+        return key_from_hash(fields) if fields else None
 
     def get(self, key_id: str) -> ApiKey:
         """Return a key, revoked ones too.
@@ -143,7 +149,7 @@ class KeyRing:
         fields = self._database.call("hgetall", self._hash_key(key_id))
         if not fields:
             raise NotFound("key", key_id)
-        return _key(fields)
+        return key_from_hash(fields)
 
     def list(self, tenant: str | None = None) -> tuple[ApiKey, ...]:
         """Return all keys, or one tenant's, oldest first, revoked ones too."""
@@ -151,8 +157,29 @@ class KeyRing:
         with self._database.pipeline() as pipeline:
             for _, each in sorted(digests.items()):
                 pipeline.hgetall(self._database.key("key", each))
-            found = [_key(fields) for fields in pipeline.execute() if fields]
+            found = [key_from_hash(fields) for fields in pipeline.execute() if fields]
         return tuple(key for key in found if tenant is None or key.tenant == tenant)
+
+    def in_force(self, key_ids: Iterable[str]) -> frozenset[str]:
+        """Return those of the keys that are neither revoked nor expired nor gone.
+
+        Raises:
+            StoreUnavailable.
+        """
+        ids = list(key_ids)
+        now = self._database.now_milliseconds()
+        with self._database.pipeline() as pipeline:
+            for key_id in ids:
+                pipeline.hget(self._database.key("keys"), key_id)
+            digests = pipeline.execute()
+            for each in digests:
+                pipeline.hmget(self._database.key("key", each or ""), "id", "revoked", "expires")
+            found = pipeline.execute()
+        return frozenset(
+            key_id
+            for key_id, (known, revoked, expires) in zip(ids, found, strict=True)
+            if known and not revoked and not (expires and int(expires) <= now)
+        )
 
     def revoke(self, key_id: str) -> ApiKey:
         """Put a key out of force, at once and for good; a revoked one stays as it is.
@@ -250,7 +277,9 @@ def _fields(key: ApiKey, key_digest: str) -> dict[str, str]:
     return fields
 
 
-def _key(fields: Mapping[str, Any]) -> ApiKey:
+def key_from_hash(fields: Mapping[str, Any]) -> ApiKey:
+    """Build a key from the fields of its Redis hash."""
+
     def moment(name: str) -> datetime | None:
         text = fields.get(name)
         return from_milliseconds(int(text)) if text else None

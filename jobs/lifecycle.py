@@ -34,7 +34,7 @@ class Transition:
         target: the state after.
         event: type of the event that is emitted.
         end: how the running attempt ended, if one did.
-        webhook: whether webhooks are told.
+        webhook: type of the message that webhooks get.
         journal: whether the service, not a worker, must write the change to the journal.
     """
 
@@ -43,7 +43,7 @@ class Transition:
     target: State
     event: str
     end: str | None = None
-    webhook: bool = False
+    webhook: str | None = None
     journal: bool = False
 
 
@@ -51,17 +51,19 @@ _QUEUED, _RUNNING = State.QUEUED, State.RUNNING
 _SUCCEEDED, _FAILED, _CANCELLED = State.SUCCEEDED, State.FAILED, State.CANCELLED
 
 TRANSITIONS: tuple[Transition, ...] = (
-    Transition("create", None, _QUEUED, "job.queued"),
-    Transition("claim", _QUEUED, _RUNNING, "job.running", webhook=True),
-    Transition("succeed", _RUNNING, _SUCCEEDED, "job.succeeded", "succeeded", webhook=True),
-    Transition("fail", _RUNNING, _FAILED, "job.failed", "failed", webhook=True),
-    Transition("obey_cancel", _RUNNING, _CANCELLED, "job.cancelled", "cancelled", True, True),
-    Transition("lose", _RUNNING, _QUEUED, "job.requeued", "lost"),
-    Transition("release", _RUNNING, _QUEUED, "job.requeued", "released"),
-    Transition("poison", _RUNNING, _FAILED, "job.failed", "lost", webhook=True, journal=True),
-    Transition("cancel", _QUEUED, _CANCELLED, "job.cancelled", webhook=True, journal=True),
-    Transition("retry_failed", _FAILED, _QUEUED, "job.retried", journal=True),
-    Transition("retry_cancelled", _CANCELLED, _QUEUED, "job.retried", journal=True),
+    Transition("create", None, _QUEUED, "job.queued", None, "job.queued"),
+    Transition("claim", _QUEUED, _RUNNING, "job.running", None, "job.running"),
+    Transition("succeed", _RUNNING, _SUCCEEDED, "job.succeeded", "succeeded", "job.succeeded"),
+    Transition("fail", _RUNNING, _FAILED, "job.failed", "failed", "job.failed"),
+    Transition(
+        "obey_cancel", _RUNNING, _CANCELLED, "job.cancelled", "cancelled", "job.cancelled", True
+    ),
+    Transition("lose", _RUNNING, _QUEUED, "job.requeued", "lost", "job.queued"),
+    Transition("release", _RUNNING, _QUEUED, "job.requeued", "released", "job.queued"),
+    Transition("poison", _RUNNING, _FAILED, "job.failed", "lost", "job.failed", True),
+    Transition("cancel", _QUEUED, _CANCELLED, "job.cancelled", None, "job.cancelled", True),
+    Transition("retry_failed", _FAILED, _QUEUED, "job.retried", None, "job.queued", True),
+    Transition("retry_cancelled", _CANCELLED, _QUEUED, "job.retried", None, "job.queued", True),
 )
 
 # Events that are no change of state.
@@ -88,7 +90,7 @@ def lua_table() -> str:
     rows = [
         f"  {each.name} = {{from = {text(each.source)}, to = {text(each.target)}, "
         f"event = {text(each.event)}, finish = {text(each.end)}, "
-        f"webhook = {truth(each.webhook)}, journal = {truth(each.journal)}}},"
+        f"webhook = {text(each.webhook)}, journal = {truth(each.journal)}}},"
         for each in TRANSITIONS
     ]
     return "\n".join(["{", *rows, "}"])

@@ -60,6 +60,10 @@ class Queues:
         age = max(0, now - min(queued)) / 1000 if queued else None
         return QueueStats(queue, int(depth), age, bool(paused), int(running))
 
+    def depth(self, queue: str = DEFAULT_QUEUE) -> int:
+        """Return how many jobs wait in a queue."""
+        return int(self._database.call("zcard", self._database.key("queue", queue)))
+
     def all(self) -> list[QueueStats]:
         """Return the numbers of every queue that ever had a job, the default one included."""
         names = {DEFAULT_QUEUE} | set(self._database.call("smembers", self._database.key("queues")))

@@ -33,6 +33,7 @@ class Reaped:
         deleted: half-deleted jobs brought to their end.
         expired: jobs past their retention.
         uploads: direct uploads past their time.
+        deliveries: deliveries of webhooks past their retention.
         workers: workers forgotten.
         skipped: steps that the blob store did not allow this time.
     """
@@ -46,6 +47,7 @@ class Reaped:
     deleted: int = 0
     expired: int = 0
     uploads: int = 0
+    deliveries: int = 0
     workers: int = 0
     skipped: int = 0
 
@@ -70,6 +72,7 @@ class Reaper:
             self._empty_trash,
             self._expire,
             self._sweep_uploads,
+            self._sweep_deliveries,
             self._forget_workers,
         )
         done: Counter[str] = Counter()
@@ -158,6 +161,9 @@ class Reaper:
 
     def _sweep_uploads(self) -> Counter[str]:
         return Counter(uploads=self._service.uploads.sweep(limit=_BATCH))
+
+    def _sweep_deliveries(self) -> Counter[str]:
+        return Counter(deliveries=self._service.deliveries.sweep(limit=_BATCH))
 
     def _forget_workers(self) -> Counter[str]:
         return Counter(workers=self._service.workers.forget_old())

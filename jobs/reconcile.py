@@ -43,6 +43,7 @@ class Reconciled:
         advanced: of them, those that Redis had as queued though they had ended.
         queued, succeeded, failed, cancelled: states of the imported and advanced ones.
         keys: API keys brought back.
+        webhooks: webhook endpoints brought back.
         garbage: blobs without a job that were removed.
         unreadable: jobs whose spec or outcome cannot be read; they are left and logged.
     """
@@ -55,17 +56,18 @@ class Reconciled:
     failed: int = 0
     cancelled: int = 0
     keys: int = 0
+    webhooks: int = 0
     garbage: int = 0
     unreadable: int = 0
 
 
 def reconcile(service: JobService) -> Reconciled:
-    """Bring every job and API key of the journal into Redis.
+    """Bring every job, API key and webhook endpoint of the journal into Redis.
 
     Raises:
         Unavailable: Redis or the blob store does not answer; run it again.
     """
-    done: Counter[str] = Counter(keys=service.keys.restore())
+    done: Counter[str] = Counter(keys=service.keys.restore(), webhooks=service.endpoints.restore())
     first_attempt: int | None = None
     for (tenant, job_id), blobs in _jobs(service):
         if not any(info.key.endswith("/spec.json") for info in blobs):

@@ -424,6 +424,7 @@ class JobRecord:
         started_at: of the latest attempt.
         published_at: when its latest wake-up was sent; None if one is due.
         not_before: it cannot be claimed before.
+        previews: how many pictures of the running encode there were; the number of the latest.
     """
 
     id: str
@@ -454,6 +455,7 @@ class JobRecord:
     updated_at: datetime
     published_at: datetime | None
     not_before: datetime | None
+    previews: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values of everything but the lease."""
@@ -544,4 +546,5 @@ def record_from_hash(values: Mapping[str, str]) -> JobRecord:
         updated_at=from_milliseconds(int(values["updated"])),
         published_at=_moment(values.get("published")),
         not_before=_moment(values.get("not_before")),
+        previews=int(values.get("previews") or 0),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,22 @@ class RedisServer:
             return server
         raise StoreUnavailable(f"no Redis of the kinds {', '.join(kinds)} was found")
 
+    @classmethod
+    def join(cls, settings: Settings) -> Self:
+        """Return the Redis of a service, for a tool beside it: the running one, else a started one.
+
+        Two servers on one data folder would spoil its files.
+
+        Raises:
+            StoreUnavailable: neither answers.
+        """
+        written = settings.data_dir / "redis" / "redis.conf"
+        if settings.redis_url is None and written.exists():
+            socket = re.search(r'^unixsocket "(.*)"$', written.read_text(encoding="utf-8"), re.M)
+            if socket is not None and _answers(f"unix://{socket[1]}"):
+                return cls("given", f"unix://{socket[1]}", None, None)
+        return cls.find_or_start(settings, kinds=("given", "system", "bundled"))
+
     @property
     def durable(self) -> bool:
         """Whether what Redis acknowledged survives its death (for a given URL: not known, True)."""
@@ -239,3 +256,13 @@ class RedisServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _answers(url: str) -> bool:
+    client = connect(url, timeout_seconds=2.0, connections=1)
+    try:
+        return bool(client.ping())
+    except (redis.ConnectionError, redis.TimeoutError):
+        return False
+    finally:
+        client.close()

@@ -15,9 +15,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+from jobs.access import Access
+from jobs.audit import AuditLog
 from jobs.blobs import Blobs
 from jobs.counters import Counters
 from jobs.database import Database, connect
+from jobs.deliveries import Deliveries
+from jobs.endpoints import Endpoints
 from jobs.errors import (
     BlobDamaged,
     BlobExists,
@@ -30,14 +34,18 @@ from jobs.errors import (
     WrongState,
 )
 from jobs.events import EventLog
+from jobs.fanout import Fanout
+from jobs.history import History
 from jobs.idempotency import Idempotency, Replay
 from jobs.journal import Journal
 from jobs.keys import KeyRing
 from jobs.outbox import Outbox
+from jobs.previews import Previews
 from jobs.queues import Queues
 from jobs.quotas import Quotas
 from jobs.reaper import Reaper
 from jobs.record import BlobRef, JobDraft, JobRecord
+from jobs.search import JobSearch
 from jobs.settings import Settings
 from jobs.storage import open_blobs
 from jobs.store import Created, JobFilter, JobPage, JobStore
@@ -78,13 +86,21 @@ class JobService:
         self.store = JobStore(database)
         self.journal = Journal(blobs)
         self.events = EventLog(database)
+        self.previews = Previews(database)
         self.outbox = Outbox(database)
+        self.endpoints = Endpoints(database, blobs, settings)
+        self.deliveries = Deliveries(database, settings)
+        self.fanout = Fanout(database, self.store, self.endpoints, settings)
         self.queues = Queues(database)
         self.workers = Workers(database, settings)
         self.keys = KeyRing(database, blobs)
+        self.access = Access(database)
         self.quotas = Quotas(database)
         self.uploads = Uploads(database, blobs, settings)
         self.idempotency = Idempotency(database)
+        self.search = JobSearch(database, self.store)
+        self.history = History(database)
+        self.audit = AuditLog(database)
         self.reaper = Reaper(self)
 
     # The life of a job
@@ -243,6 +259,10 @@ class JobService:
         """Close connections."""
         self.database.close()
         self.blobs.close()
+
+    async def close_async(self) -> None:
+        """Close what asynchronous calls opened; `close` the rest after it."""
+        await self.database.close_async()
 
     def __enter__(self) -> Self:
         return self

@@ -6,15 +6,19 @@ Nothing else reads the environment. A setting is given as ``NIF_`` and its name 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.addresses import parse_networks
 from jobs.errors import Invalid
 
 MEBIBYTE = 1024 * 1024
+_DECIMAL = re.compile(r"\d{1,7}(\.\d{1,6})?")
+_WEEK_SECONDS = 7 * 86_400
 
 
 class Settings(BaseSettings):
@@ -98,11 +102,54 @@ class Settings(BaseSettings):
         2000, ge=10, description="Events kept for one job, progress included."
     )
     events_per_tenant: int = Field(10_000, ge=10, description="Events kept for one tenant.")
+    previews_per_job: int = Field(
+        12, ge=0, le=100, description="Small pictures made of a running encode; 0 = none."
+    )
+    preview_seconds: float = Field(
+        3600.0, gt=0, description="How long they are kept after the last one of a job."
+    )
     idempotency_hours: float = Field(
         24.0, gt=0, description="How long an Idempotency-Key is remembered."
     )
     idempotency_lock_seconds: float = Field(
         120.0, gt=0, description="A request that holds an Idempotency-Key loses it after so long."
+    )
+
+    # Webhooks
+    webhook_schedule_seconds: str = Field(
+        "5,30,120,600,1800,3600,7200,14400,28800,43200,64800,86400",
+        description="Waits between the attempts of a delivery, in seconds with commas; each is "
+        "lengthened or shortened by up to a fifth. After the last one the delivery has failed.",
+    )
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, description="How long one attempt may take, from looking the host up."
+    )
+    webhook_concurrency: int = Field(
+        32, ge=1, description="Deliveries that a light worker sends at the same time."
+    )
+    webhook_concurrency_per_host: int = Field(
+        4, ge=1, description="Of these, to one host: a slow one does not hold up the others."
+    )
+    webhook_progress_seconds: float = Field(
+        10.0, ge=0.001, description="job.progress is told once in so long for each job."
+    )
+    webhook_disable_days: float = Field(
+        5.0, ge=0, description="An endpoint to which every attempt failed for so long is disabled."
+    )
+    webhook_retention_days: float = Field(
+        7.0, gt=0, description="How long deliveries that were made or have failed are kept."
+    )
+    webhooks_per_tenant: int = Field(
+        20, ge=0, description="Most endpoints of one tenant; 0 = any number."
+    )
+    webhook_allow_insecure: bool = Field(
+        False,
+        description="For development only: accept http:// and deliver to this machine itself.",
+    )
+    webhook_allow_networks: str = Field(
+        "",
+        description="Networks that webhooks may be sent to although they are not public, with "
+        "commas, such as 10.1.0.0/16.",
     )
 
     # Uploads and links
@@ -147,6 +194,20 @@ class Settings(BaseSettings):
         1024, ge=0, description="A request body that is slower on average is cut off."
     )
 
+    # Event streams
+    streams: int = Field(
+        2000, ge=0, description="Event streams that one API process keeps open; 0 = any number."
+    )
+    streams_per_tenant: int = Field(
+        100, ge=0, description="Of them, those of one tenant; 0 = any number."
+    )
+    stream_heartbeat_seconds: float = Field(
+        15.0, gt=0, description="A stream with no news says so often that it is alive."
+    )
+    stream_queue: int = Field(
+        256, ge=1, description="Events that may wait for a slow reader of a stream."
+    )
+
     # Workers
     workers: int = Field(1, ge=0, description="Encode workers that `make serve` starts.")
     device: str = Field("auto", description="Device of the workers: auto, cpu, cuda, cuda:1, ...")
@@ -182,12 +243,30 @@ class Settings(BaseSettings):
             raise ValueError("NIF_BLOBS=s3 needs NIF_S3_BUCKET")
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("NIF_S3_ACCESS_KEY and NIF_S3_SECRET_KEY are given together or not")
+        try:
+            parse_networks(self.webhook_allow_networks)
+        except ValueError as error:
+            raise ValueError(f"NIF_WEBHOOK_ALLOW_NETWORKS: {error}") from None
+        if not self.webhook_waits:
+            raise ValueError(
+                "NIF_WEBHOOK_SCHEDULE_SECONDS must be 1 to 50 numbers from 0 to 604800 with "
+                f"commas; got {self.webhook_schedule_seconds!r:.100}"
+            )
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError(
                 "NIF_LEASE_SECONDS must be at least twice NIF_HEARTBEAT_SECONDS, or one late "
                 f"heartbeat loses the job; got {self.lease_seconds} and {self.heartbeat_seconds}"
             )
         return self
+
+    @property
+    def webhook_waits(self) -> tuple[float, ...]:
+        """Waits between the attempts of a delivery, in seconds."""
+        parts = [each.strip() for each in self.webhook_schedule_seconds.split(",")]
+        if len(parts) > 50 or not all(_DECIMAL.fullmatch(each) for each in parts):
+            return ()
+        waits = tuple(float(each) for each in parts)
+        return waits if max(waits) <= _WEEK_SECONDS else ()
 
 
 def load_settings(**overrides: Any) -> Settings:

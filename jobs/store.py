@@ -208,7 +208,7 @@ class JobStore:
     def fail(self, lease: Lease, failure: Failure) -> JobRecord:
         """End the job: it cannot be done, and trying again would not help."""
         fields = {"failure": json.dumps(failure.to_dict())}
-        return self._end(lease, "fail", fields, {f'failures{{code="{_label(failure.code)}"}}': 1})
+        return self._end(lease, "fail", fields, {})
 
     def cancelled(self, lease: Lease) -> JobRecord:
         """End the job: the worker stopped because it was asked to."""
@@ -331,7 +331,7 @@ class JobStore:
         if wanted.created_before is not None:
             highest = f"({to_milliseconds(wanted.created_before) * 1000}"
         if cursor is not None:
-            place = _read_cursor(cursor)
+            place = read_cursor(cursor)
             if highest == "+inf" or place < int(highest[1:]):
                 highest = f"({place}"
 
@@ -358,7 +358,7 @@ class JobStore:
                         place = orders[record.id]
             highest = f"({min(orders.values())}"
         more = len(found) > limit
-        return JobPage(tuple(found[:limit]), _write_cursor(place) if more else None)
+        return JobPage(tuple(found[:limit]), write_cursor(place) if more else None)
 
     def counts(self, tenant: str | None = None) -> dict[State, int]:
         """Return how many jobs are in each state."""
@@ -373,9 +373,15 @@ class JobStore:
         counts = self.counts(tenant)
         return counts[State.QUEUED] + counts[State.RUNNING]
 
-    def position(self, job_id: str) -> int | None:
-        """Return the place in the queue, 1 for the next one, or None if it does not wait."""
-        queue = self._database.call("hget", self._database.key("job", job_id), "queue")
+    def position(self, job_id: str, queue: str | None = None) -> int | None:
+        """Return the place in the queue, 1 for the next one, or None if it does not wait.
+
+        Args:
+            job_id: the job.
+            queue: which it was made for; asked for if None.
+        """
+        if queue is None:
+            queue = self._database.call("hget", self._database.key("job", job_id), "queue")
         if queue is None:
             return None
         rank = self._database.call("zrank", self._database.key("queue", queue), job_id)
@@ -474,16 +480,17 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): cleaned(value) for name, value in values.items()}
 
 
-def _label(text: str) -> str:
-    """Return a failure code as it can stand in a metric's label."""
-    return "".join(each if each.isalnum() or each == "_" else "_" for each in text)[:64]
-
-
-def _write_cursor(place: int) -> str:
+def write_cursor(place: int) -> str:
+    """Return a place in the order of creation as clients see it."""
     return base64.urlsafe_b64encode(f"1:{place}".encode()).decode().rstrip("=")
 
 
-def _read_cursor(text: str) -> int:
+def read_cursor(text: str) -> int:
+    """Return the place that `write_cursor` wrote.
+
+    Raises:
+        Invalid: it wrote no such thing.
+    """
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
         version, place = raw.split(":")

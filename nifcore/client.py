@@ -15,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import math
 import os
 import random
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +32,7 @@ from urllib.parse import quote
 import httpx2
 
 from nifcore.errors import InputError, RemoteError
+from nifcore.eventstream import EventParser, RemoteEvent
 from nifcore.output import write_atomically
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
@@ -40,6 +43,13 @@ _TRIES = 5
 _LONGEST_PAUSE_SECONDS = 30.0
 _POLL_SECONDS = (0.2, 2.0)
 _AGAIN = frozenset({429, 502, 503, 504})
+# A service without event streams, or without one for us: it is polled.
+_NO_STREAM = frozenset({"not_found", "method_not_allowed", "too_many_streams", "streams_full"})
+_NO_PROGRESS: Mapping[str, Any] = {
+    **dict.fromkeys(("step", "steps", "tiles"), 1),
+    **dict.fromkeys(("iteration", "iterations", "tile", "seconds"), 0),
+    **dict.fromkeys(("loss", "psnr_db", "bpp", "eta_seconds", "message")),
+}
 
 
 class Refused(RemoteError):
@@ -254,7 +264,7 @@ def _http_options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
 
 
 class _Watch:
-    """The polling of one job: how long to wait, and whether anything changed."""
+    """The wait for one job: until when, and where it is polled, how often."""
 
     def __init__(self, job_id: str, timeout: float | None) -> None:
         self._job_id = job_id
@@ -273,6 +283,25 @@ class _Watch:
         self._tag = answer.headers.get("etag")
         return _job(answer)
 
+    def left(self) -> float:
+        """Return how long the job may still take.
+
+        Raises:
+            WaitTimeout: the time is up.
+        """
+        if self._deadline is None:
+            return math.inf
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise WaitTimeout(f"{self._job_id} did not end in the given time; it goes on")
+        return left
+
+    def patience(self, usual: httpx2.Timeout) -> httpx2.Timeout:
+        """Return how long a stream may be silent: no longer than there is time."""
+        silence = min(usual.read or math.inf, self.left())
+        read = None if math.isinf(silence) else silence
+        return httpx2.Timeout(usual.connect, read=read)
+
     def pause(self, changed: bool) -> float:
         """Return seconds until the next look: soon while things change, later while not.
 
@@ -281,12 +310,79 @@ class _Watch:
         """
         low, high = _POLL_SECONDS
         self._pause = low if changed else min(high, self._pause * 1.5)
-        if self._deadline is not None:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                raise WaitTimeout(f"{self._job_id} did not end in the given time; it goes on")
-            return min(self._pause, left)
-        return self._pause
+        return min(self._pause, self.left())
+
+
+class _Following:
+    """The event stream of one job: where to go on, and when to give up.
+
+    Args:
+        job_id: of the job.
+        after: id of the last event that was seen, or None.
+    """
+
+    def __init__(self, job_id: str, after: str | None) -> None:
+        self._path = _job_path(job_id, "/events")
+        self._parser = EventParser(after)
+        self._attempt = 0
+
+    def request(self) -> dict[str, Any]:
+        """Return what to ask for, as the HTTP client takes it."""
+        self._parser.begin()
+        headers = {"Accept": "text/event-stream"}
+        if self._parser.last_id is not None:
+            headers["Last-Event-ID"] = self._parser.last_id
+        return {"method": "GET", "url": self._path, "headers": headers}
+
+    def hear(self, data: bytes) -> Iterator[RemoteEvent]:
+        """Yield the events of a part of the stream."""
+        self._attempt = 0
+        yield from self._parser.feed(data)
+
+    def over(self, answer: httpx2.Response) -> bool:
+        """Whether nothing follows: the service said so, here or in the stream."""
+        return self._parser.ended or answer.status_code == 204
+
+    def pause(self, answer: httpx2.Response | None, failure: Unreachable | None) -> float:
+        """Return seconds to wait before the stream is asked for again.
+
+        Raises:
+            Unreachable: it broke too often without a word.
+            Refused, RemoteError: the service does not want to.
+        """
+        if answer is not None and answer.is_error:
+            self._attempt += 1
+            code = _code(answer)
+            if code in _NO_STREAM:
+                raise Refused(answer.status_code, {"code": code, "detail": "no event stream"})
+            pause = _pause(self._attempt, answer)
+            if pause is None:
+                _checked(answer)
+            return pause or 0.0
+        if failure is not None:
+            self._attempt += 1
+            pause = _pause(self._attempt, None)
+            if pause is None:
+                raise failure
+            return pause
+        return 0.0 if self._parser.dropped else self._parser.retry_seconds
+
+
+def _code(answer: httpx2.Response) -> str:
+    try:
+        return str(answer.json().get("code"))
+    except (ValueError, AttributeError):
+        return "not_found" if answer.status_code == 404 else ""
+
+
+def _told(job: RemoteJob | None, event: RemoteEvent) -> RemoteJob | None:
+    """Return the job after an event, or None if the event does not tell enough to know it."""
+    if event.type == "job.snapshot":
+        return RemoteJob(event.values["id"], event.values["state"], event.values)
+    if job is None or event.type != "job.progress":
+        return None
+    values = {**job.values, "state": "running", "progress": {**_NO_PROGRESS, **event.data}}
+    return RemoteJob(job.id, "running", values)
 
 
 class Client:
@@ -352,6 +448,15 @@ class Client:
             WaitTimeout: it did not end in time.
         """
         watch = _Watch(job_id, timeout)
+        try:
+            for now in self._followed(job_id, watch):
+                if progress is not None:
+                    progress(now)
+                if now.ended:
+                    return now
+        except Refused as refused:
+            if refused.code not in _NO_STREAM:
+                raise
         while True:
             job = watch.look(self._send(watch.call()))
             if job is not None:
@@ -360,6 +465,46 @@ class Client:
                 if job.ended:
                     return job
             time.sleep(watch.pause(job is not None))
+
+    def events(self, job_id: str, *, after: str | None = None) -> Iterator[RemoteEvent]:
+        """Yield what happens to a job until it has ended; broken connections are taken up again.
+
+        Args:
+            job_id: of the job.
+            after: id of the last event that was seen, ``"0-0"`` for all that are kept. Without it
+                the first event is a ``job.snapshot``.
+        """
+        yield from self._events(_Following(job_id, after), None)
+
+    def _events(self, following: _Following, watch: _Watch | None) -> Iterator[RemoteEvent]:
+        while True:
+            answer, failure = None, None
+            silence = self._http.timeout if watch is None else watch.patience(self._http.timeout)
+            try:
+                with self._http.stream(**following.request(), timeout=silence) as answer:
+                    if answer.is_error:
+                        answer.read()
+                    elif answer.status_code == 200:
+                        for data in answer.iter_bytes():
+                            yield from following.hear(data)
+                            if watch is not None:
+                                watch.left()
+            except httpx2.HTTPError as error:
+                answer, failure = None, _unreachable(self._url, error)
+                if watch is not None:
+                    watch.left()
+            if answer is not None and following.over(answer):
+                return
+            pause = following.pause(answer, failure)
+            time.sleep(pause if watch is None else min(pause, watch.left()))
+
+    def _followed(self, job_id: str, watch: _Watch) -> Iterator[RemoteJob]:
+        job: RemoteJob | None = None
+        for event in self._events(_Following(job_id, None), watch):
+            told = _told(job, event)
+            job = self.get(job_id) if told is None else told
+            yield job
+        yield self.get(job_id)
 
     def result(self, job_id: str) -> bytes:
         """Return the finished file, its SHA-256 verified."""
@@ -481,6 +626,18 @@ class AsyncClient:
     ) -> RemoteJob:
         """See :meth:`Client.wait`."""
         watch = _Watch(job_id, timeout)
+        try:
+            async with asyncio.timeout(timeout), aclosing(self._followed(job_id)) as jobs:
+                async for now in jobs:
+                    if progress is not None:
+                        progress(now)
+                    if now.ended:
+                        return now
+        except TimeoutError:
+            watch.left()
+        except Refused as refused:
+            if refused.code not in _NO_STREAM:
+                raise
         while True:
             job = watch.look(await self._send(watch.call()))
             if job is not None:
@@ -489,6 +646,36 @@ class AsyncClient:
                 if job.ended:
                     return job
             await asyncio.sleep(watch.pause(job is not None))
+
+    async def events(
+        self, job_id: str, *, after: str | None = None
+    ) -> AsyncGenerator[RemoteEvent, None]:
+        """See :meth:`Client.events`."""
+        following = _Following(job_id, after)
+        while True:
+            answer, failure = None, None
+            try:
+                async with self._http.stream(**following.request()) as answer:
+                    if answer.is_error:
+                        await answer.aread()
+                    elif answer.status_code == 200:
+                        async for data in answer.aiter_bytes():
+                            for event in following.hear(data):
+                                yield event
+            except httpx2.HTTPError as error:
+                answer, failure = None, _unreachable(self._url, error)
+            if answer is not None and following.over(answer):
+                return
+            await asyncio.sleep(following.pause(answer, failure))
+
+    async def _followed(self, job_id: str) -> AsyncGenerator[RemoteJob, None]:
+        job: RemoteJob | None = None
+        async with aclosing(self.events(job_id)) as events:
+            async for event in events:
+                told = _told(job, event)
+                job = await self.get(job_id) if told is None else told
+                yield job
+        yield await self.get(job_id)
 
     async def result(self, job_id: str) -> bytes:
         """See :meth:`Client.result`."""

@@ -37,7 +37,8 @@ class ProgressEvent:
         bpp: estimate of the whole file's bits per pixel, or None before there is one.
         seconds: since the encode began.
         eta_seconds: estimated seconds left, or None while unknown.
-        preview: uint8 (height, width, channels) rendering, present only now and then.
+        preview: uint8 (height, width, channels), the whole picture as it looks by now, at most 256
+            pixels on its longer side; present only now and then.
         message: a sentence worth showing (a restart, a recovery), or None.
     """
 

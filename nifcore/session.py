@@ -45,19 +45,23 @@ from nifcore.header import (
     LatticeKind,
     header_bytes,
 )
-from nifcore.kernels import make_kernel
+from nifcore.kernels import Kernel, make_kernel
 from nifcore.limits import Limits
-from nifcore.network import from_bytes, to_bytes
+from nifcore.network import Architecture, from_bytes, pixel_grid
 from nifcore.picture import Picture
 from nifcore.plan import Plan, least_bytes, plan_rate
 from nifcore.presets import Recipe
+from nifcore.preview import Canvas
+from nifcore.quantise import as_weights
 from nifcore.rateguess import guess_bpp
 from nifcore.report import Report
 from nifcore.target import MOST_BPP, Target
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
 
 _EVENT_SECONDS = 0.1
-_PREVIEW_SECONDS = 2.0
+_PREVIEW_SECONDS = 0.5
+_PREVIEW_SHARE = 0.1
+"""A preview is made every half second, later every tenth of the time that the encode has taken."""
 _PREVIEW_SIDE = 256
 _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_VERSION = 1
@@ -104,6 +108,7 @@ class Session:
         self._last_event = self._last_preview = -math.inf
         self._last_save = time.monotonic()
         self._plan: Plan | None = None
+        self._canvas: Canvas | None = None
         self._finish = False
 
     @property
@@ -214,6 +219,7 @@ class Session:
                 _exact(header),
                 lambda tensors: expected_magnitudes(header, tensors),
             )
+        self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
         for index in range(len(self.done_tiles), header.tile_count):
             x, y, w, h = header.tile_box(index)
             part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
@@ -229,6 +235,9 @@ class Session:
                 self._save(fit)
                 raise Cancelled("cancelled by the caller")
             self._account(result, header.tile_count)
+            if self._canvas is not None:
+                weights = [as_weights(tensor, self.device) for tensor in result.rounded.tensors]
+                self._canvas.draw(index, kernel, weights, fit.grid)
             self.done_tiles.append(result.rounded.tensors)
         self._emit(self._event("code", None))
         return pack(replace(header, extensions=extensions), self.done_tiles)
@@ -280,8 +289,11 @@ class Session:
             left = fit.remaining + (header.tile_count - tile - 1) * fit.iterations
             eta = (now - since) / (cursor.done - done) * left
         preview = None
-        if now - self._last_preview >= _PREVIEW_SECONDS and cursor.done:
-            preview = self._preview(fit)
+        pause = max(_PREVIEW_SECONDS, _PREVIEW_SHARE * self.seconds)
+        if now - self._last_preview >= pause and cursor.done:
+            if self._canvas is not None:
+                self._canvas.draw(tile, fit.kernel, fit.params, fit.grid)
+                preview = self._canvas.pixels
             self._last_preview = now
         total = fit.iterations * header.tile_count
         return replace(
@@ -304,14 +316,15 @@ class Session:
         fixed = 8.0 * (len(header_bytes(header)) + CRC_BYTES)
         return (self._plan.budget_bits * header.tile_count + fixed) / self.pixels
 
-    def _preview(self, fit: TileFit) -> NDArray[np.uint8]:
-        _, rows, cols = fit.target.shape
-        step = max(1, math.ceil(max(rows, cols) / _PREVIEW_SIDE))
-        grid = fit.grid.lattice(
-            step, step // 2 if rows > step // 2 else 0, step // 2 if cols > step // 2 else 0
-        )
-        result: NDArray[np.uint8] = to_bytes(fit.kernel.forward(fit.params, grid)).cpu().numpy()
-        return result
+    def _new_canvas(self, header: Header, kernel: Kernel) -> Canvas:
+        """Return a canvas with the tiles that an earlier run finished."""
+        canvas = Canvas(header, self.picture.pixels)
+        arch = Architecture.of(header)
+        for index, tensors in enumerate(self.done_tiles):
+            _, _, width, height = header.tile_box(index)
+            weights = [as_weights(tensor, self.device) for tensor in tensors]
+            canvas.draw(index, kernel, weights, pixel_grid(arch, height, width, self.device))
+        return canvas
 
     def _emit(self, event: ProgressEvent) -> None:
         if self.progress is not None:

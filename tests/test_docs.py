@@ -63,6 +63,7 @@ def test_the_program_has_the_commands_it_should() -> None:
         "nif remote download",
         "nif remote cancel",
         "nif remote list",
+        "nif admin reconcile",
         "nif config show",
     }
 

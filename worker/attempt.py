@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import queue
 import secrets
@@ -33,11 +34,13 @@ from jobs.errors import (
     BlobNotFound,
     BlobsUnavailable,
     ClaimRefused,
+    Invalid,
     StaleLease,
     StoreUnavailable,
 )
 from jobs.journal import Outcome, folder
 from jobs.logs import get_logger
+from jobs.previews import MAX_PREVIEW_BYTES, Preview
 from jobs.record import BlobRef, Failure, Progress, State
 from jobs.service import JobService
 from jobs.settings import Settings
@@ -162,7 +165,7 @@ class Attempt:
         self._lease, self._record = claim.lease, claim.record
         self._tenant = claim.record.tenant
         self._make_child = child
-        self._keeper = LeaseKeeper(service.store, claim.lease, settings)
+        self._keeper = LeaseKeeper(service.store, service.previews, claim.lease, settings)
 
     def run(self) -> None:
         """Do the job. Ends quietly when the lease is lost."""
@@ -269,6 +272,8 @@ class Attempt:
             max_pixels=settings.max_pixels,
             max_file_bytes=max(settings.max_upload_bytes, self._record.spec.input.size),
             checkpoint_seconds=settings.checkpoint_seconds,
+            previews=settings.previews_per_job,
+            preview_bytes=MAX_PREVIEW_BYTES,
             memory_bytes=settings.child_memory_bytes,
             output_bytes=settings.child_file_bytes,
         )
@@ -298,6 +303,8 @@ class Attempt:
                 match message["event"]:
                     case "progress":
                         self._keeper.report(_progress(message))
+                    case "preview":
+                        self._keeper.show(_preview(message))
                     case "checkpoint":
                         uploader.notify()
                     case "done":
@@ -445,6 +452,22 @@ def _progress(message: Mapping[str, Any]) -> Progress:
             if name in _PROGRESS_FIELDS and value is not None
         }
     )
+
+
+def _preview(message: Mapping[str, Any]) -> Preview | None:
+    """Return a preview, or None if it is not what it should be: the child has met the picture."""
+    try:
+        return Preview(
+            data=base64.b64decode(message["data"], validate=True),
+            width=int(message["width"]),
+            height=int(message["height"]),
+            iteration=int(message["iteration"]),
+            iterations=int(message["iterations"]),
+            psnr_db=None if message["psnr_db"] is None else float(message["psnr_db"]),
+        )
+    except (Invalid, KeyError, TypeError, ValueError, OverflowError) as error:
+        log.warning("preview not taken", reason=str(error))
+        return None
 
 
 def _failure(message: Mapping[str, Any], child: EncodeChild) -> Failure:

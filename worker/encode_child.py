@@ -7,15 +7,22 @@ a task, because loading torch takes longer than a small picture.
 
 from __future__ import annotations
 
+import base64
 import faulthandler
+import io
 import json
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from nifcore.errors import Cancelled, NifError
 from nifcore.events import Control, ProgressEvent
@@ -25,6 +32,8 @@ from worker import lifeline, messages, rlimits
 from worker.failures import code_of
 
 PROGRESS_SECONDS = 0.5
+
+_PREVIEW_QUALITIES = (75, 50, 25)
 
 
 class Channel:
@@ -84,15 +93,70 @@ class FileCheckpoint:
         self._channel.send("checkpoint", bytes=len(data))
 
 
-class Reporter:
-    """Passes the codec's progress on, at most twice a second; a new phase at once."""
+def preview_shares(count: int) -> Iterator[float]:
+    """Yield the shares of the work after which a preview is due: close together at first, when
+    much changes, and further and further apart."""
+    for index in range(count):
+        yield ((index + 1) / count) ** 2 if index else 0.0
 
-    def __init__(self, channel: Channel) -> None:
+
+def webp(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
+    """Return a picture as WebP of at most so many bytes, or None if that cannot be had.
+
+    Args:
+        pixels: uint8 (height, width, channels); one channel is grey, four have alpha.
+        most_bytes: bound on the file.
+    """
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    for quality in _PREVIEW_QUALITIES:
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=quality)
+        if buffer.tell() <= most_bytes:
+            return buffer.getvalue()
+    return None
+
+
+class Reporter:
+    """Passes the codec's progress on, at most twice a second; a new phase at once.
+
+    Args:
+        channel: to the parent.
+        previews: most pictures that are wanted.
+        preview_bytes: most bytes of each.
+    """
+
+    def __init__(self, channel: Channel, previews: int, preview_bytes: int) -> None:
         self._channel = channel
+        self._preview_bytes = preview_bytes
         self._last = float("-inf")
         self._phase = ""
+        self._due = preview_shares(previews)
+        self._next = next(self._due, None)
 
     def __call__(self, event: ProgressEvent) -> None:
+        self._tell(event)
+        if event.preview is not None:
+            self._show(event, event.preview)
+
+    def _show(self, event: ProgressEvent, pixels: NDArray[np.uint8]) -> None:
+        share = event.iteration / max(1, event.iterations)
+        if self._next is None or share < self._next:
+            return
+        while self._next is not None and share >= self._next:
+            self._next = next(self._due, None)
+        data = webp(pixels, self._preview_bytes)
+        if data is not None:
+            self._channel.send(
+                "preview",
+                data=base64.b64encode(data).decode("ascii"),
+                width=pixels.shape[1],
+                height=pixels.shape[0],
+                iteration=event.iteration,
+                iterations=event.iterations,
+                psnr_db=event.psnr_db,
+            )
+
+    def _tell(self, event: ProgressEvent) -> None:
         now = time.monotonic()
         news = event.phase != self._phase or event.message is not None
         if not news and now - self._last < PROGRESS_SECONDS:
@@ -130,7 +194,7 @@ def work(task: messages.Task, channel: Channel, orders: Orders) -> None:
         task.input,
         **task.parameters,
         device=str(device),
-        progress=Reporter(channel),
+        progress=Reporter(channel, task.previews, task.preview_bytes),
         control=orders,
         checkpoint=FileCheckpoint(Path(task.checkpoint), task.checkpoint_seconds, channel),
         limits=limits,

@@ -10,11 +10,16 @@ from typing import Self
 
 from jobs.errors import StaleLease, StoreUnavailable
 from jobs.logs import get_logger
+from jobs.previews import Preview, Previews
 from jobs.record import Lease, Orders, Progress
 from jobs.settings import Settings
 from jobs.store import JobStore
 
 PROGRESS_SECONDS = 0.5
+"""Progress is written at most so often."""
+PROGRESS_SHARE = 1 / 400
+"""And every 1/400 of the time that the attempt has taken: an hour makes 1,600 events, so that a
+job's stream (NIF_EVENTS_PER_JOB) holds the whole of its curve."""
 _RETRY_SECONDS = 1.0
 
 log = get_logger(__name__)
@@ -28,16 +33,21 @@ class LeaseKeeper:
 
     Args:
         store: where the job's record is.
+        previews: where its pictures go.
         lease: the token.
         settings: how often.
     """
 
-    def __init__(self, store: JobStore, lease: Lease, settings: Settings) -> None:
+    def __init__(
+        self, store: JobStore, previews: Previews, lease: Lease, settings: Settings
+    ) -> None:
         self._store = store
+        self._previews = previews
         self._lease = lease
         self._every = settings.heartbeat_seconds
         self._news = threading.Condition()
         self._progress: Progress | None = None
+        self._preview: Preview | None = None
         self._over = False
         self._orders = Orders()
         self._lost = threading.Event()
@@ -63,6 +73,12 @@ class LeaseKeeper:
             self._progress = progress
             self._news.notify()
 
+    def show(self, preview: Preview | None) -> None:
+        """Keep a picture of how far the encode is; a newer one replaces it likewise."""
+        with self._news:
+            self._preview = preview or self._preview
+            self._news.notify()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -79,27 +95,32 @@ class LeaseKeeper:
         self._thread.join()
 
     def _run(self) -> None:
-        renew_at = time.monotonic() + self._every
+        began = time.monotonic()
+        renew_at = began + self._every
         write_at = 0.0
         while not self._lost.is_set():
             with self._news:
                 now = time.monotonic()
-                due = renew_at if self._progress is None else min(renew_at, write_at)
+                news = self._progress is not None or self._preview is not None
+                due = min(renew_at, write_at) if news else renew_at
                 if due > now and not self._over:
                     self._news.wait(due - now)
                 if self._over:
                     return
                 now = time.monotonic()
-                progress = None
-                if self._progress is not None and now >= write_at:
+                progress = preview = None
+                if now >= write_at:
                     progress, self._progress = self._progress, None
+                    preview, self._preview = self._preview, None
             try:
                 if now >= renew_at:
                     renew_at = now + min(_RETRY_SECONDS, self._every)
                     self._orders = self._store.renew(self._lease)
                     renew_at = now + self._every
+                if preview is not None:
+                    self._previews.add(self._lease, preview)
                 if progress is not None:
-                    write_at = now + PROGRESS_SECONDS
+                    write_at = now + max(PROGRESS_SECONDS, PROGRESS_SHARE * (now - began))
                     self._orders = self._store.progress(self._lease, progress) or self._orders
             except StoreUnavailable as error:
                 log.warning("lease not renewed, trying again", reason=str(error))

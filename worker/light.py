@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 
 from jobs import logs, open_service
 from jobs.errors import Unavailable
+from jobs.history import EVERY_SECONDS
 from jobs.ids import new_worker_id
 from jobs.service import JobService
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.presence import facts
 from worker.wakeups import CeleryWakeups
+from worker.webhook_sender import Sender
 
 log = logs.get_logger(__name__)
 
@@ -41,7 +43,7 @@ class Round:
 
 
 def rounds(service: JobService, settings: Settings) -> list[Round]:
-    """Return everything that a light worker does. A sender of webhooks is one more entry."""
+    """Return everything that a light worker does, but for sending webhooks."""
     worker = new_worker_id(socket.gethostname())
     started_at = datetime.now(UTC)
 
@@ -68,7 +70,12 @@ def rounds(service: JobService, settings: Settings) -> list[Round]:
     return [
         Round("beat", settings.heartbeat_seconds, beat),
         Round("reap", settings.reaper_seconds, reap),
+        Round("sample", EVERY_SECONDS, lambda: _sample(service)),
     ]
+
+
+def _sample(service: JobService) -> None:
+    service.history.take()
 
 
 def go_round(each: Round, stop: threading.Event) -> None:
@@ -91,9 +98,12 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with open_service(settings, wakeups=CeleryWakeups(settings)) as service:
+        sender = Sender(service, settings)
+        # A round that lasts: it ends only when told to, or by a fault, after which it begins anew.
+        webhooks = Round("webhooks", 1.0, lambda: sender.run(stop))
         threads = [
             threading.Thread(target=go_round, args=(each, stop), name=each.name)
-            for each in rounds(service, settings)
+            for each in [*rounds(service, settings), webhooks]
         ]
         for thread in threads:
             thread.start()

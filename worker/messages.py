@@ -5,6 +5,7 @@
     child ──► {"event": "ready", "device": ...}              torch is loaded, a task may come
     parent ─► {"input": ..., "parameters": {...}, ...}       the task, once
     child ──► {"event": "progress", "phase": ..., ...}       at most twice a second
+    child ──► {"event": "preview", "data": base64, ...}      a few times, if asked for
     child ──► {"event": "checkpoint", "bytes": ...}          the checkpoint file was replaced
     parent ─► {"order": "finish" | "stop"}                   any time; a cancelled child is killed
     child ──► {"event": "done", "report": {...}}             the output file is there
@@ -46,6 +47,8 @@ class Task:
         device: where to compute.
         max_pixels, max_file_bytes: limits on the picture.
         checkpoint_seconds: how often the state is saved.
+        previews: most pictures of the running encode that are wanted; 0 is none.
+        preview_bytes: most bytes of each.
         memory_bytes, output_bytes: bounds on the process; 0 is none.
     """
 
@@ -57,6 +60,8 @@ class Task:
     max_pixels: int
     max_file_bytes: int
     checkpoint_seconds: float
+    previews: int
+    preview_bytes: int
     memory_bytes: int
     output_bytes: int
 

@@ -15,6 +15,7 @@ from jobs.service import JobService
 from jobs.settings import Settings
 from jobs.workers import WorkerInfo
 from worker.flags import Flags
+from worker.load import LoadMeter
 
 log = get_logger(__name__)
 
@@ -39,6 +40,7 @@ class Presence:
         self._lease: Lease | None = None
         self._device = settings.device
         self._pid: int | None = None
+        self._meter = LoadMeter()
         self._changed = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
@@ -75,8 +77,12 @@ class Presence:
             job_id=None if lease is None else lease.job_id,
             attempt=None if lease is None else lease.attempt,
             started_at=self._started_at,
-            facts=facts(self._pid),
+            facts=facts(self._pid) | self._load(),
         )
+
+    def _load(self) -> dict[str, Any]:
+        pids = [os.getpid()] if self._pid is None else [os.getpid(), self._pid]
+        return self._meter.read(pids, self._device)
 
     def _run(self) -> None:
         while not self._over:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -93,6 +94,8 @@ def parts_of(settings: Settings, *, api: bool = True) -> list[Part]:
         serve_api = [python, "-m", "uvicorn", "--factory", "api.app:create_app"]
         serve_api += ["--host", settings.api_host, "--port", str(settings.api_port)]
         serve_api += ["--log-level", settings.log_level, "--no-access-log"]
+        # Before the supervisor loses patience: a client that takes nothing must not hold it up.
+        serve_api += ["--timeout-graceful-shutdown", str(math.ceil(settings.stop_seconds / 2))]
         parts.append(Part("api", serve_api, {}))
     return parts
 

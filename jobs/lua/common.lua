@@ -6,6 +6,7 @@
 -- Keys, all below the prefix (one Redis, no cluster: keys are made here, not declared):
 --   job:{id}                    hash, the record
 --   job:{id}:events             stream of this job's events, progress included
+--   job:{id}:previews           hash, number -> small picture of a running encode; expires
 --   tenant:{t}:events           stream of the tenant's transitions
 --   outbox                      stream of what webhooks must be told
 --   jobs, jobs:{state}          sorted sets of ids by order of creation; below tenant:{t}: too
@@ -24,8 +25,9 @@
 -- Record fields, besides what the client gave: state, attempt, strikes, version, order (unique
 -- microsecond of creation), nonce and worker and lease_until (of the latest claim), cancel and
 -- finish ('1' if asked), last (name of the worker's call or transition that set the state),
--- progress, result, report, failure (JSON), attempts (a JSON object per line), created, queued,
--- started, finished, updated, published, not_before (ms), submission, body, dedup, deleted.
+-- progress, result, report, failure (JSON), previews (how many there were), attempts (a JSON object
+-- per line), created, queued, started, finished, updated, published, not_before (ms), submission,
+-- body, dedup, deleted.
 
 local P = ARGV[1] .. ':'
 
@@ -181,10 +183,17 @@ local function move(job, name, sets, data)
   sets.last = sets.last or name
   local entry = touch(job, sets, rule.event, data, true)
   count('transitions{from="' .. (rule.from or 'none') .. '",to="' .. rule.to .. '"}')
+  if rule.to == 'failed' then
+    local code = string.gsub(cjson.decode(sets.failure).code, '[^%w_]', '_')
+    count('jobs_failed{code="' .. code .. '"}')
+  end
   if rule.journal then redis.call('ZADD', P .. 'unjournalled', int(now_us), job.id) end
-  if rule.webhook
-    and (job.webhook ~= '' or redis.call('EXISTS', tenant .. 'webhooks') == 1) then
-    redis.call('XADD', P .. 'outbox', '*', 'webhook', job.webhook, unpack(entry))
+  if rule.webhook then
+    -- The job's own webhook is told of its end, an endpoint of whatever it wants.
+    local own = rule.to ~= 'queued' and rule.to ~= 'running' and job.webhook or ''
+    if own ~= '' or redis.call('EXISTS', tenant .. 'webhooks:' .. rule.webhook) == 1 then
+      redis.call('XADD', P .. 'outbox', '*', 'told', rule.webhook, 'webhook', own, unpack(entry))
+    end
   end
 end
 
@@ -205,10 +214,72 @@ local function give_up(job, reason, name, strike, delay_ms)
       detail = 'last: attempt ' .. int(job.attempt) .. ' by ' .. job.worker .. ': ' .. reason,
     })
     move(job, 'poison', sets, sets.failure)
-    count('jobs_poisoned')
     return 'poisoned'
   end
   if delay_ms > 0 then sets.not_before = int(now + delay_ms) end
   move(job, name, sets, cjson.encode({reason = reason, strikes = strikes}))
   return 'requeued'
+end
+
+-- Returns the hash of an API key as a flat list, empty if it is unknown, revoked or expired. Notes
+-- its use unless that was done less than `unnoted_ms` ago.
+local function key_in_force(digest, unnoted_ms)
+  local key = P .. 'key:' .. digest
+  local seen = redis.call('HMGET', key, 'id', 'revoked', 'expires', 'used')
+  if not seen[1] or (seen[2] and seen[2] ~= '') then return {} end
+  if tonumber(seen[3] or '') and tonumber(seen[3]) <= now then return {} end
+  if now - (tonumber(seen[4] or '') or 0) > unnoted_ms then
+    redis.call('HSET', key, 'used', int(now))
+  end
+  return redis.call('HGETALL', key)
+end
+
+-- Takes from a quota over a sliding window: the count of the running window, plus the share of the
+-- last one that the sliding window still covers. Returns {allowed 1 or 0, remaining, reset ms,
+-- retry ms}.
+local function take(name, subject, cost, limit, window)
+  local key = P .. 'quota:' .. name .. ':' .. subject
+  local seen = redis.call('HMGET', key, 'window', 'current', 'previous')
+  local index = math.floor(now / window)
+  local elapsed = now - index * window
+  local current, previous = 0, 0
+  if seen[1] then
+    local age = index - tonumber(seen[1])
+    if age == 0 then
+      current, previous = tonumber(seen[2]), tonumber(seen[3])
+    elseif age == 1 then
+      previous = tonumber(seen[2])
+    end
+  end
+  local used = current + previous * (1 - elapsed / window)
+  local allowed = used + cost <= limit
+  if allowed then
+    current = current + cost
+    used = used + cost
+    redis.call('HSET', key,
+      'window', int(index), 'current', int(current), 'previous', int(previous))
+    redis.call('PEXPIRE', key, int(2 * window))
+  end
+
+  local retry = 0
+  if not allowed then
+    if cost > limit then
+      retry = 2 * window
+    elseif current + cost <= limit then
+      retry = window * (1 - (limit - current - cost) / previous) - elapsed
+    else
+      retry = window - elapsed + window * math.max(0, 1 - (limit - cost) / current)
+    end
+    count('quota_refusals{name="' .. name .. '"}')
+  end
+  local reset = 0
+  if current > 0 then
+    reset = 2 * window - elapsed
+  elseif previous > 0 then
+    reset = window - elapsed
+  end
+  return {
+    allowed and 1 or 0, int(math.max(0, math.floor(limit - used))), int(math.ceil(reset)),
+    int(math.ceil(retry)),
+  }
 end

@@ -19,6 +19,7 @@ _MODULES = {
     "presets": "nifcore.cli.presets",
     "bench": "nifcore.cli.bench",
     "remote": "nifcore.cli.remote",
+    "admin": "nifcore.cli.admin",
     "config": "nifcore.cli.config",
 }
 """Command -> the module whose ``app`` it is, in the order of ``nif --help``."""

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from nifcore.errors import UsageError
 from nifcore.kernels.base import Kernel, KernelFactory
 from nifcore.kernels.chunked import ChunkedKernel
+from nifcore.kernels.fused import FusedKernel, LibraryMissing, load_library
 from nifcore.kernels.reference import CompiledKernel, ReferenceKernel
 from nifcore.network import Architecture
 
 __all__ = ["Choice", "Kernel", "choices", "make_kernel"]
 
 _KERNELS: dict[str, tuple[KernelFactory, str]] = {
+    "fused": (FusedKernel, "C++, forward, loss and backward of a tile in the caches"),
     "chunked": (ChunkedKernel, "hand-written forward and backward in cache-sized chunks"),
     "compiled": (CompiledKernel, "torch.compile of the reference; slow first use"),
     "reference": (ReferenceKernel, "plain torch with autograd; slowest, the truth for the others"),
 }
-_DEFAULT = "chunked"
+"""Every kernel by name, best first: the first that this installation has is the default."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +29,72 @@ class Choice:
     Attributes:
         name: what ``NIF_KERNEL`` accepts.
         chosen: whether it is the one in use.
+        available: whether it can be used here.
         reason: what it is, and why it is or is not in use.
     """
 
     name: str
     chosen: bool
+    available: bool
     reason: str
 
 
 def choices(asked: str | None = None) -> list[Choice]:
     """List the kernels, best first, with the one that ``asked`` (or the default) selects."""
-    name = _checked(asked)
+    missing = _missing()
+    name, instruction_set = _checked(asked, missing)
     why = "asked for" if asked else "fastest available"
-    return [
-        Choice(key, key == name, f"{text} ({why})" if key == name else text)
-        for key, (_, text) in _KERNELS.items()
-    ]
+    listed = []
+    for key, (_, text) in _KERNELS.items():
+        reason = text
+        if key == "fused" and missing is None:
+            sets = load_library().instruction_sets
+            used = instruction_set or sets[0]
+            others = [each for each in sets if each != used]
+            reason += f", with {used}"
+            reason += "".join(f"; {key}:{each} for {each}" for each in others)
+        if key == name:
+            reason += f" ({why})"
+        elif key == "fused" and missing is not None:
+            reason += f" (not available: {missing})"
+        available = key != "fused" or missing is None
+        listed.append(Choice(key, key == name, available, reason))
+    return listed
 
 
 def make_kernel(arch: Architecture, asked: str | None = None) -> Kernel:
     """Return the kernel named ``asked``, or the best one, for ``arch``.
 
+    ``fused:avx2`` and the like ask for one of the instruction sets that the machine can run.
+
     Raises:
-        UsageError: no kernel has that name.
+        UsageError: no kernel has that name, or this installation cannot run it.
     """
-    return _KERNELS[_checked(asked)][0](arch)
+    name, instruction_set = _checked(asked, _missing())
+    if instruction_set is not None:
+        return FusedKernel(arch, instruction_set=instruction_set)
+    return _KERNELS[name][0](arch)
 
 
-def _checked(asked: str | None) -> str:
-    name = asked or _DEFAULT
-    if name not in _KERNELS:
-        raise UsageError(f"unknown kernel {name!r}; available: {', '.join(_KERNELS)}")
-    return name
+def _missing() -> str | None:
+    """Return why the fused kernel cannot be used, or None where it can."""
+    try:
+        load_library()
+    except LibraryMissing as error:
+        return str(error)
+    return None
+
+
+def _checked(asked: str | None, missing: str | None) -> tuple[str, str | None]:
+    """Return the kernel's name and, if one is asked for, its instruction set."""
+    if asked is None:
+        return ("fused" if missing is None else "chunked"), None
+    name, colon, instruction_set = asked.partition(":")
+    if name not in _KERNELS or (colon and name != "fused"):
+        raise UsageError(f"unknown kernel {asked!r}; available: {', '.join(_KERNELS)}")
+    if name == "fused" and missing is not None:
+        raise UsageError(f"the fused kernel is not available here: {missing}")
+    if colon and instruction_set not in (sets := load_library().instruction_sets):
+        known = ", ".join(f"fused:{each}" for each in sets)
+        raise UsageError(f"unknown kernel {asked!r}; this machine runs {known}")
+    return name, instruction_set or None

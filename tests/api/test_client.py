@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from jobs import Progress
 from nifcore.client import AsyncClient, Client, Refused, RemoteJob, Unreachable, WaitTimeout
 from nifcore.errors import InputError, RemoteError
+from nifcore.eventstream import RemoteEvent
 from tests.api.running import GOLDEN, Running, picture, working
 
 
@@ -170,3 +175,115 @@ def test_bad_addresses_and_files_are_told() -> None:
             client.submit("no/such/file.png")
         with pytest.raises(Unreachable, match="cannot be reached"):
             client.get("job_1")
+
+
+@contextmanager
+def cutting(url: str) -> Iterator[str]:
+    """Pass connections on to a service, and cut each after the second part of its answer."""
+    target = httpx2.URL(url)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def carry(client: socket.socket) -> None:
+        with client, socket.create_connection((target.host, target.port)) as server:
+            server.sendall(client.recv(65536))
+            for _ in range(2):
+                client.sendall(server.recv(65536))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            carry(client)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+@contextmanager
+def without_streams(paths: list[str]) -> Iterator[str]:
+    """Serve one finished job, as a service of before the event streams would."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            there = not self.path.endswith("/events")
+            kind = "application/json" if there else "application/problem+json"
+            values = {"id": "job_1", "state": "succeeded"} if there else {"code": "not_found"}
+            body = json.dumps(values).encode()
+            self.send_response(200 if there else 404)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_events_are_followed_through_broken_connections(
+    running: Running, tenant: str, service: Client
+) -> None:
+    job_id = service.submit(picture(61), deduplicate=False).id
+    claim = running.claim(job_id)
+    seen: list[RemoteEvent] = []
+    with cutting(running.url) as url, Client(url, running.key(tenant)) as through:
+        for event in through.events(job_id):
+            seen.append(event)
+            number = len(seen)
+            if number < 5:
+                said = Progress("fit", iteration=number, iterations=9, psnr_db=20.0)
+                running.service.store.progress(claim.lease, said)
+            elif number == 5:
+                running.service.store.cancelled(claim.lease)
+    assert [event.type for event in seen] == [
+        "job.snapshot",
+        *["job.progress"] * 4,
+        "job.cancelled",
+    ]
+    assert [event.data.get("iteration") for event in seen[1:5]] == [1, 2, 3, 4]
+    replayed = list(service.events(job_id, after=seen[2].id))
+    assert [event.id for event in replayed] == [event.id for event in seen[3:]]
+    assert list(service.events(job_id, after=seen[-1].id)) == []
+
+
+def test_events_are_followed_without_blocking(running: Running, tenant: str) -> None:
+    async def talk() -> list[str]:
+        async with AsyncClient(running.url, running.key(tenant)) as service:
+            job = await service.submit(picture(62), deduplicate=False)
+            return [event.type async for event in service.events(job.id, after="0-0")]
+
+    with working(running):
+        told = asyncio.run(talk())
+    assert told == ["job.queued", "job.running", "job.progress", "job.succeeded"]
+
+
+def test_waiting_follows_the_stream_and_polls_where_there_is_none(
+    running: Running, service: Client
+) -> None:
+    seen: list[RemoteJob] = []
+    with working(running):
+        job_id = service.submit(picture(63), deduplicate=False).id
+        assert service.wait(job_id, progress=seen.append, timeout=30).state == "succeeded"
+    assert [job.state for job in seen][-1] == "succeeded"
+    paths: list[str] = []
+    with without_streams(paths) as url, Client(url) as old:
+        assert old.wait("job_1", timeout=30).state == "succeeded"
+    assert paths == ["/v1/jobs/job_1/events", "/v1/jobs/job_1"]

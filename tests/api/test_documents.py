@@ -17,6 +17,8 @@ from api.app import create_app
 from api.problems import CATALOGUE, MEDIA_TYPE
 from jobs import load_settings
 from tests.api.running import Running, picture, working
+from worker import failures
+from worker.failures import CAUSES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -40,13 +42,42 @@ def codes_in(operation: dict[str, Any]) -> set[str]:
 
 
 def test_every_address_is_on_the_page() -> None:
-    rows = re.findall(r"^\| `((?:GET|POST|PUT|DELETE) [^`]+)` \|", PAGE, re.M)
+    rows = re.findall(r"^\| `((?:GET|POST|PUT|PATCH|DELETE) [^`]+)` \|", PAGE, re.M)
     assert rows == list(OPERATIONS)
 
 
 def test_every_code_is_on_the_page_with_its_status_and_meaning() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \| (.*) \|$", PAGE, re.M)
     assert rows == [(each.code, str(each.status), each.meaning) for each in CATALOGUE.values()]
+
+
+def test_every_cause_of_failure_is_on_the_page() -> None:
+    text = PAGE.partition("## Why a job failed")[2].partition("\n## ")[0]
+    finally_, again = text.split("| cause | meaning |")
+    for part, final in ((finally_, True), (again, False)):
+        rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", part, re.M)
+        assert rows == [
+            (each.code, each.meaning) for each in CAUSES.values() if each.final is final
+        ]
+    # The one code that is the store's, not a worker's.
+    lua = (ROOT / "jobs" / "lua" / "common.lua").read_text(encoding="utf-8")
+    assert re.findall(r"code = '(\w+)'", lua) == ["poisoned"]
+    assert "`poisoned`" in again
+    settings = load_settings()
+    assert (settings.max_attempts, settings.reaper_seconds) == (3, 10.0)
+
+
+def test_workers_have_no_other_codes() -> None:
+    assert set(failures.CODES.values()) <= set(CAUSES)
+    constants = {
+        value for name, value in vars(failures).items() if name.isupper() and type(value) is str
+    }
+    assert len(constants) == 6
+    assert constants <= set(CAUSES)
+    # Whatever makes a failure names a constant, or passes on what the child said.
+    for path in (ROOT / "worker").glob("*.py"):
+        made = re.findall(r"\bFailure\(([^,)]+)", path.read_text(encoding="utf-8"))
+        assert {each for each in made if not each.startswith("failures.")} <= {"code"}, path
 
 
 def test_every_code_is_in_the_document() -> None:
@@ -60,8 +91,9 @@ def test_every_code_is_in_the_document() -> None:
 
 def test_every_field_of_a_job_is_on_the_page() -> None:
     schema = DOCUMENT["components"]["schemas"]["UploadedJob"]["properties"]
-    rows = re.findall(r"^\| `(\w+)` \|", PAGE.partition("## Submitting")[2], re.M)
-    assert set(schema) - {"upload_id"} == set(rows) - set(CATALOGUE)
+    text = PAGE.partition("## Submitting")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.M)
+    assert set(schema) - {"upload_id"} == set(rows)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -75,7 +107,7 @@ def test_every_operation_is_described(name: str) -> None:
     if name != "GET /readyz":
         for status in problems:
             assert set(operation["responses"][status]["content"]) == {MEDIA_TYPE}
-    if "/v1/jobs" in name or "/v1/keys" in name:
+    if "/v1/jobs" in name or "/v1/keys" in name or "/v1/webhook" in name:
         assert operation["security"] == [{"apiKey": []}]
         assert {"unauthenticated", "forbidden", "rate_limited"} <= codes_in(operation)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,19 @@ class Program:
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
         self.folder = folder
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a script that calls ``nif``."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder,
+            env=self._environment | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -96,3 +111,18 @@ def test_what_cannot_be_reached_is_said(nif: Program) -> None:
     assert (run.returncode, run.stdout) == (7, "")
     wrong = nif("list", NIF_API_KEY="nif_" + "x" * 43)
     assert (wrong.returncode, "unauthenticated" in wrong.stderr) == (7, True)
+
+
+def test_the_examples_of_the_page_run(running: Running, nif: Program) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not here")
+    (nif.folder / "other.jpg").write_bytes(picture(771, kind="JPEG"))
+    (nif.folder / "results").mkdir()
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```sh\n(.*?)^```", page.partition("## nif remote")[2], re.M | re.S)
+    with working(running):
+        run = nif.shell(script)
+    assert run.returncode == 0, run.stderr
+    assert "succeeded" in run.stdout
+    for name in ("photo.nif", "results/photo.nif", "results/other.nif"):
+        assert (nif.folder / name).read_bytes() == GOLDEN.read_bytes()

@@ -361,30 +361,25 @@ def test_streams_have_a_greatest_length(
 def test_the_outbox_has_what_webhooks_must_be_told(service: JobService, draft: Draft) -> None:
     outbox = service.outbox
     silent, told, subscribed = draft(1), draft(2, webhook="https://x.test"), draft(3, tenant="sub")
-    outbox.subscribe("sub")
+    service.endpoints.create("sub", "https://y.test", ["job.queued", "job.failed"])
     for made in (silent, told, subscribed):
         service.store.create(made, submission=made.id)
         lease = service.store.claim(made.id, worker="w").lease
         service.store.fail(lease, Failure("x", "y"))
-    messages = outbox.read("sender-1")
-    assert [(m.event.job_id, m.event.type, m.webhook) for m in messages] == [
-        (told.id, "job.running", "https://x.test"),
-        (told.id, "job.failed", "https://x.test"),
-        (subscribed.id, "job.running", None),
-        (subscribed.id, "job.failed", None),
+    service.store.retry(subscribed.id)
+    messages = outbox.read()
+    assert [(m.event.job_id, m.type, m.event.type, m.webhook) for m in messages] == [
+        (told.id, "job.failed", "job.failed", "https://x.test"),
+        (subscribed.id, "job.queued", "job.queued", None),
+        (subscribed.id, "job.failed", "job.failed", None),
+        (subscribed.id, "job.queued", "job.retried", None),
     ]
-    assert outbox.read("sender-2") == []
-    # A sender that died leaves its messages to another one.
-    assert outbox.read("sender-2", stuck_ms=0, limit=2) == messages[:2]
+    # Whoever looks does not take them away; whoever takes them on does.
+    assert outbox.read() == messages
     for message in messages:
-        outbox.done(message.id)
+        assert len(service.fanout.take_on(message)) == 1
     assert outbox.depth() == 0
-    assert outbox.read("sender-2", stuck_ms=0) == []
-    outbox.subscribe("sub", False)
-    made = draft(4, tenant="sub")
-    service.store.create(made, submission="4")
-    service.store.cancel(made.id)
-    assert outbox.depth() == 0
+    assert outbox.read() == []
 
 
 # Progress

@@ -91,8 +91,8 @@ class Model:
     def to(self, state: State, event: str) -> None:
         self.state = state
         self.events.append(event)
-        # Webhooks hear of the beginning and of the end.
-        self.told += self.webhook and state is not State.QUEUED
+        # A job's own webhook hears of its end.
+        self.told += self.webhook and state.terminal
 
 
 class Machine(RuleBasedStateMachine):

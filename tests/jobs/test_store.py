@@ -556,7 +556,7 @@ def test_counters_and_histograms(service: JobService, draft: Draft) -> None:
     assert counters['transitions{from="none",to="queued"}'] == 2
     assert counters['transitions{from="queued",to="running"}'] == 2
     assert counters['transitions{from="running",to="succeeded"}'] == 1
-    assert counters['failures{code="odd_code_"}'] == 1
+    assert counters['jobs_failed{code="odd_code_"}'] == 1
     assert counters['encode_seconds_bucket{le="2"}'] == 0
     assert counters['encode_seconds_bucket{le="60"}'] == 1
     assert counters['encode_seconds_bucket{le="5"}'] == 1

@@ -61,7 +61,7 @@ def test_gradients_of_the_chunked_kernel_are_autograds(arch, objective, dtype):
         assert relative(gradient, leaf.grad) < tolerance
 
 
-@pytest.mark.parametrize("name", ["chunked", "reference"])
+@pytest.mark.parametrize("name", ["fused", "chunked", "reference"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 8), (33, 65)])
 def test_forward_of_every_kernel_is_the_reference(name, size):
     arch = SHAPES[1]
@@ -108,9 +108,13 @@ def test_choice_of_kernel_says_which_and_why():
 
     assert [c.name for c in listed if c.chosen] == ["reference"]
     assert "asked for" in next(c.reason for c in listed if c.chosen)
-    assert [c.name for c in choices() if c.chosen] == ["chunked"]
+    best = next(c for c in choices() if c.chosen)
+    assert best == next(c for c in choices() if c.available)
+    assert "fastest available" in best.reason
 
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"'cuda9'.*chunked, compiled, reference"):
+    with pytest.raises(UsageError, match=r"'cuda9'.*fused, chunked, compiled, reference"):
         make_kernel(SHAPES[0], "cuda9")
+    with pytest.raises(UsageError, match=r"'chunked:avx2'"):
+        make_kernel(SHAPES[0], "chunked:avx2")

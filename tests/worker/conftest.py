@@ -170,7 +170,14 @@ class Bed:
         assert worker.process.poll() is None, worker.log.read_text()
         return worker
 
-    def submit(self, data: bytes | None = None, *, priority: int = 5, **parameters: Any) -> str:
+    def submit(
+        self,
+        data: bytes | None = None,
+        *,
+        priority: int = 5,
+        webhook: str | None = None,
+        **parameters: Any,
+    ) -> str:
         """Submit a picture and return the job's id."""
         job_id = new_job_id()
         content = picture_bytes() if data is None else data
@@ -182,6 +189,7 @@ class Bed:
             spec,
             submitted_at=datetime.now(UTC),
             priority=priority,
+            webhook=webhook,
             deduplicate=False,
         )
         self.service.submit(draft)

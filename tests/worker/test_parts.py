@@ -122,7 +122,7 @@ class TestMessages:
         assert text.endswith(b"\n")
 
     def test_a_task_comes_back_as_it_was(self) -> None:
-        task = messages.Task("i", "o", "c", {"effort": 1}, "cpu", 10, 20, 1.5, 0, 30)
+        task = messages.Task("i", "o", "c", {"effort": 1}, "cpu", 10, 20, 1.5, 4, 50, 0, 30)
         assert messages.Task.from_line(task.to_line()) == task
 
 
@@ -216,6 +216,8 @@ class TestChild:
             "max_pixels": 10_000,
             "max_file_bytes": 100_000,
             "checkpoint_seconds": 3600.0,
+            "previews": 0,
+            "preview_bytes": 0,
             "memory_bytes": 0,
             "output_bytes": 0,
         }

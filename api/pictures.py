@@ -1,0 +1,172 @@
+"""Looking at what clients sent: the original as a browser can show it, and its rivals.
+
+Both read a stranger's file, so both happen in a child under limits, and what comes out is kept
+beside the job's other files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from anyio.to_thread import run_sync
+
+import jobs
+from api import settings as fixed
+from api.decoding import ROOT, child_environment
+from api.problems import Problem, retry_after
+from jobs import JobRecord, JobService, Settings
+
+_RIVAL_FACTORS = ((1_000_000, (0.5, 1.0, 2.0, 4.0)), (4_000_000, (0.5, 1.0, 2.0)))
+"""Sizes at which rivals are tried, in sizes of the result, by pixels; larger pictures: at its own.
+"""
+RIVAL_SECONDS = 180.0
+"""Processor seconds for the classic codecs; AVIF takes nearly all of them."""
+
+
+class Pictures:
+    """Shows originals and measures rivals, one at a time.
+
+    Args:
+        settings: limits on pictures.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._turns = asyncio.Semaphore(1)
+        self._rival_turns = asyncio.Semaphore(1)
+
+    async def original(self, service: JobService, record: JobRecord) -> bytes:
+        """Return the picture as the codec saw it: upright, 8 bits, sRGB; a PNG.
+
+        Raises:
+            Problem: ``damaged_image``, ``too_many_pixels`` or ``decoder_busy``.
+        """
+        key = _key(record, "original.png")
+        data = await run_sync(_kept, service, key)
+        if data is None:
+            async with self._turns:
+                data = await run_sync(_kept, service, key)
+                if data is None:
+                    data = await self._run(service, record, "original", fixed.DECODE_SECONDS)
+                    await run_sync(_keep, service, record, key, data, "image/png")
+        return data
+
+    async def rivals(self, service: JobService, record: JobRecord) -> list[dict[str, Any]]:
+        """Return what JPEG, WebP and AVIF make of the picture around the size of the result.
+
+        Args:
+            service: of the job.
+            record: a job that succeeded.
+
+        Returns:
+            Fields of `nifcore.compare.Comparison`, by codec and size.
+
+        Raises:
+            Problem: as :meth:`original`.
+        """
+        assert record.result is not None
+        key = _key(record, f"rivals-{record.result.sha256[:16]}.json")
+        data = await run_sync(_kept, service, key)
+        if data is None:
+            async with self._rival_turns:
+                data = await run_sync(_kept, service, key)
+                if data is None:
+                    sizes = rival_sizes(record)
+                    data = await self._run(service, record, "rivals", RIVAL_SECONDS, *sizes)
+                    await run_sync(_keep, service, record, key, data, "application/json")
+        found: list[dict[str, Any]] = json.loads(data)
+        return sorted(found, key=lambda each: (each["codec"], each["bytes"]))
+
+    async def _run(
+        self, service: JobService, record: JobRecord, work: str, seconds: float, *more: int
+    ) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="nif-picture-") as folder:
+            source, target = Path(folder, "in"), Path(folder, "out")
+            await run_sync(_fetch, service, record, source)
+            limits = (seconds, fixed.DECODE_MEMORY_BYTES, fixed.MAX_IMAGE_BYTES)
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "api.picture_child",
+                *(str(math.ceil(each)) for each in limits),
+                work,
+                str(source),
+                str(target),
+                str(self._settings.max_pixels),
+                *(str(each) for each in more),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=ROOT,
+                env=child_environment(),
+                start_new_session=True,
+            )
+            try:
+                _, said = await asyncio.wait_for(child.communicate(), seconds * 1.5)
+            except TimeoutError:
+                raise _too_long() from None
+            finally:
+                if child.returncode is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    await child.wait()
+            if child.returncode == 0:
+                return await run_sync(target.read_bytes)
+        if child.returncode == 5:
+            raise Problem("too_many_pixels", _last_line(said))
+        if child.returncode in (3, 4):
+            raise Problem("damaged_image", "the picture cannot be read")
+        raise _too_long()
+
+
+def rival_sizes(record: JobRecord) -> list[int]:
+    """Return how many bytes the rivals of a result may have."""
+    assert record.result is not None
+    pixels = (record.spec.width or 1) * (record.spec.height or 1)
+    factors = next((found for most, found in _RIVAL_FACTORS if pixels <= most), (1.0,))
+    return [max(1, round(record.result.size * factor)) for factor in factors]
+
+
+def _key(record: JobRecord, name: str) -> str:
+    # Beside the job's other files, so that it goes when the job goes.
+    return f"{record.tenant}/jobs/{record.id}/images/{name}"
+
+
+def _fetch(service: JobService, record: JobRecord, path: Path) -> None:
+    with path.open("wb") as file:
+        for part in service.blobs.stream(record.spec.input.key):
+            file.write(part)
+
+
+def _kept(service: JobService, key: str) -> bytes | None:
+    try:
+        return service.blobs.get(key)
+    except jobs.BlobNotFound:
+        return None
+
+
+def _keep(service: JobService, record: JobRecord, key: str, data: bytes, media_type: str) -> None:
+    """Keep what was made; that it cannot be kept is no reason not to send it."""
+    try:
+        service.blobs.put(key, data, media_type=media_type)
+        service.get(record.tenant, record.id)
+    except jobs.NotFound:
+        service.blobs.delete(key)  # the job was deleted in the meantime
+    except (jobs.BlobExists, jobs.Unavailable):
+        return
+
+
+def _too_long() -> Problem:
+    return Problem("decoder_busy", "looking at the picture took too long", headers=retry_after(10))
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else "the picture is too large"

@@ -1,0 +1,1 @@
+"""Measurements that the documents quote; ``README.md`` here lists the commands."""
