@@ -5,9 +5,8 @@ for each of them every weight of the network, so::
 
     seconds = START_SECONDS + rate * pixels * passes * parameters
 
-``parameters`` follow from the bit budget as in the codec (5.9 bits each), ``passes`` from the
-effort's iterations and the lattice's stride, and ``rate`` is the median of what the latest
-finished jobs took; until there are some, one processor core's is assumed.
+``parameters`` and ``passes`` are those that the codec plans, and ``rate`` is the median of what the
+latest finished jobs took; until there are some, one processor core's is assumed.
 """
 
 from __future__ import annotations
@@ -18,11 +17,19 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-from api import catalogue
 from jobs import JobFilter, JobsError, JobService, Parameters, State
+from nifcore.header import Colour, Header
+from nifcore.plan import (
+    BITS_PER_PARAMETER,
+    DEFAULT_QUALITY,
+    bpp_of_quality,
+    least_bytes,
+    plan_rate,
+)
+from nifcore.presets import find_recipe
+from nifcore.target import MOST_BPP
 
 START_SECONDS = 3.0
 """Loading torch, reading the picture, measuring the result."""
@@ -51,46 +58,37 @@ class Estimate:
     calibrated: bool
 
 
-def bpp_of_quality(quality: float) -> float:
-    """Return the rate in bits per pixel that a quality of 1 to 100 asks for."""
-    for (q0, r0), (q1, r1) in pairwise(catalogue.QUALITY_RATES):
-        if quality <= q1:
-            return r0 * math.pow(r1 / r0, (quality - q0) / (q1 - q0))
-    return catalogue.QUALITY_RATES[-1][1]
-
-
-def _bpp(parameters: Parameters, pixels: int) -> float:
+def _bytes(parameters: Parameters, pixels: int) -> float:
     if parameters.max_bytes is not None:
-        return min(catalogue.BPPS[1], parameters.max_bytes * 8 / pixels)
+        return min(MOST_BPP * pixels / 8, parameters.max_bytes)
     if parameters.bpp is not None:
-        return parameters.bpp
-    if parameters.psnr is not None:
+        bpp = parameters.bpp
+    elif parameters.psnr is not None:
         doublings = (parameters.psnr - 30) / _DB_PER_DOUBLING
-        return min(catalogue.BPPS[1], _RATE_AT_30_DB * math.pow(2, doublings))
-    return bpp_of_quality(
-        catalogue.DEFAULT_QUALITY if parameters.quality is None else parameters.quality
-    )
+        bpp = min(MOST_BPP, _RATE_AT_30_DB * math.pow(2, doublings))
+    else:
+        quality = DEFAULT_QUALITY if parameters.quality is None else parameters.quality
+        bpp = bpp_of_quality(quality)
+    return bpp * pixels / 8
 
 
 def work(parameters: Parameters, width: int, height: int) -> tuple[float, float]:
-    """Return (pixels times passes times weights, bits per pixel) of an encode."""
+    """Return (pixels times passes times weights, bytes of the file) of an encode."""
+    recipe = find_recipe(parameters.preset, parameters.effort)
     pixels = width * height
-    if parameters.preset is not None:
-        preset = catalogue.PRESETS[parameters.preset]
-        bpp = preset.parameters * catalogue.BITS_PER_PARAMETER / pixels
-        return float(pixels) * preset.passes * preset.parameters, bpp
-    bpp = _bpp(parameters, pixels)
-    weights = bpp * pixels / catalogue.BITS_PER_PARAMETER
-    tiles = max(
-        1,
-        math.ceil(weights / catalogue.MAX_TILE_PARAMETERS),
-        math.ceil(pixels / catalogue.MAX_TILE_PIXELS),
-    )
-    stride = max(1, round(math.sqrt(pixels / tiles / catalogue.BATCH_PIXELS)))
-    effort = catalogue.DEFAULT_EFFORT if parameters.effort is None else parameters.effort
-    passes = catalogue.EFFORT_ITERATIONS[effort] / stride**2
+    colour = Colour.SRGB
+    if recipe.genesis is not None:
+        header = Header(width, height, colour, recipe.genesis, recipe.modulation)
+        size = header.parameters * BITS_PER_PARAMETER / 8
+    else:
+        size = _bytes(parameters, pixels)
+        least = least_bytes(width, height, colour, 0)
+        header = plan_rate(width, height, colour, max(size, least), 0).header
+    _, _, columns, rows = header.tile_box(0)
+    pass_length = min(recipe.sampling.stride_for(columns * rows), columns, rows) ** 2
+    passes = recipe.iterations(pass_length) / pass_length
     rounds = 1 if parameters.psnr is None else _PSNR_ROUNDS
-    return pixels * passes * (weights / tiles) * rounds, bpp
+    return pixels * passes * header.parameters * rounds, size
 
 
 def measured_rate(reports: Iterable[dict[str, Any]]) -> float | None:
@@ -122,11 +120,11 @@ class Estimator:
     def estimate(self, parameters: Parameters, width: int, height: int) -> Estimate:
         """Estimate one job on a picture of that size."""
         rate = self._measured()
-        amount, bpp = work(parameters, width, height)
+        amount, size = work(parameters, width, height)
         return Estimate(
             seconds=START_SECONDS + (rate or ASSUMED_RATE) * amount,
-            bytes=max(1, math.ceil(bpp * width * height / 8)),
-            bpp=bpp,
+            bytes=max(1, math.ceil(size)),
+            bpp=size * 8 / (width * height),
             calibrated=rate is not None,
         )
 

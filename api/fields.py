@@ -7,9 +7,9 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from api import catalogue
 from api.problems import Problem
 from jobs import Parameters
+from nifcore.presets import PRESETS
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,7 +35,7 @@ Preset = Annotated[
     str,
     Field(
         description="A published recipe; it fixes effort and size, so neither can be given.",
-        json_schema_extra={"enum": list(catalogue.PRESETS)},
+        json_schema_extra={"enum": list(PRESETS)},
     ),
 ]
 
@@ -60,8 +60,8 @@ class Asked(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.preset is not None and self.preset not in catalogue.PRESETS:
-            known = ", ".join(catalogue.PRESETS)
+        if self.preset is not None and self.preset not in PRESETS:
+            known = ", ".join(PRESETS)
             raise ValueError(f"preset: unknown preset {self.preset[:80]!r}; there are {known}")
         targets = [name for name in TARGETS if getattr(self, name) is not None]
         if len(targets) > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import suppress
 
 from jobs.database import Database
@@ -32,18 +34,30 @@ class Fanout:
         # Without a job, because it was deleted, the script tells nobody.
         with suppress(NotFound):
             body = job_body(message, self._store.get(event.job_id), self._public_url)
+        key = self._database.key("tenant", event.tenant, "webhooks", message.type)
+        targets = {
+            each: _delivery_id(message, each) for each in self._database.call("smembers", key)
+        }
         url = message.webhook or ""
         if url:
             self._endpoints.tenant_secrets(event.tenant)
+            targets[""] = _delivery_id(message, url)
         made = self._database.run(
             "webhook_fanout",
             message.id,
             event.tenant,
             message.type,
             event.job_id,
-            event.version,
             body,
+            json.dumps(targets),
             url,
             host_of(url),
         )
         return [str(each) for each in made]
+
+
+def _delivery_id(message: Message, target: str) -> str:
+    """Return the id that tells the same to the same one every time, and nothing else."""
+    event = message.event
+    name = f"{event.job_id} {event.version} {message.type} {target}"
+    return f"dlv_{hashlib.sha256(name.encode()).hexdigest()[:32]}"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 200
+# There are several deliveries to a job; in one round so many batches of them are removed.
+_SWEEPS = 25
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,13 @@ class Reaper:
         return Counter(uploads=self._service.uploads.sweep(limit=_BATCH))
 
     def _sweep_deliveries(self) -> Counter[str]:
-        return Counter(deliveries=self._service.deliveries.sweep(limit=_BATCH))
+        swept = 0
+        for _ in range(_SWEEPS):
+            removed = self._service.deliveries.sweep(limit=_BATCH)
+            swept += removed
+            if removed < _BATCH:
+                break
+        return Counter(deliveries=swept)
 
     def _forget_workers(self) -> Counter[str]:
         return Counter(workers=self._service.workers.forget_old())

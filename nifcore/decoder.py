@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from nifcore.architecture import Architecture
 from nifcore.bitstream import unpack_tiles
 from nifcore.devices import describe_device, resolve_device
 from nifcore.errors import DeviceError, InputError, LimitExceeded
 from nifcore.header import EXTENSION_ICC_PROFILE, Header
 from nifcore.kernels import make_kernel
 from nifcore.limits import Limits
-from nifcore.network import Architecture, Params
+from nifcore.network import Params
 from nifcore.quantise import as_weights
 from nifcore.render import View, make_view, render, tiles_in_view
 

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.errors import FitDiverged
 from nifcore.events import Control
 from nifcore.kernels import Kernel
-from nifcore.network import Architecture, Grid, Params, initialise, pixel_grid
+from nifcore.network import Grid, Params, initialise, pixel_grid
 from nifcore.presets import Moment, Optimiser, Recipe, Restart, Stage
 from nifcore.quantise import (
     Cost,

@@ -18,10 +18,10 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from nifcore.architecture import Architecture
 from nifcore.bitstream import CRC_BYTES
 from nifcore.errors import ImpossibleTarget
 from nifcore.header import Colour, Header, NetShape, header_bytes
-from nifcore.network import Architecture
 
 BITS_PER_PARAMETER = 5.9
 _MIN_PARAMETERS = 60

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nifcore.architecture import Architecture
 from nifcore.errors import LimitExceeded, UsageError
 from nifcore.header import Header
 from nifcore.kernels import Kernel
 from nifcore.limits import Limits
-from nifcore.network import Architecture, Params, coordinates, make_grid, to_bytes
+from nifcore.network import Params, coordinates, make_grid, to_bytes
 
 _BAND_SAMPLES = 1 << 20
 """Network evaluations per band of rows, which bounds the memory of a large rendering."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nifcore import metrics
+from nifcore.architecture import Architecture
 from nifcore.bitstream import CRC_BYTES, code_length, expected_magnitudes, pack
 from nifcore.decoder import decode_pixels
 from nifcore.devices import describe_device, single_threaded
@@ -47,7 +48,7 @@ from nifcore.header import (
 )
 from nifcore.kernels import Kernel, make_kernel
 from nifcore.limits import Limits
-from nifcore.network import Architecture, from_bytes, pixel_grid
+from nifcore.network import from_bytes, pixel_grid
 from nifcore.picture import Picture
 from nifcore.plan import Plan, least_bytes, plan_rate
 from nifcore.presets import Recipe

@@ -78,6 +78,7 @@ async def create(request: Request, shared: Shared, caller: Admin) -> views.NewKe
             limits=KeyLimits(**wanted.limits.model_dump()),
             expires_at=wanted.expires_at,
         )
+        request.state.audit_target = key.id
         return views.NewKeyView(**views.key_values(key), key=secret)
 
     return await run_sync(make)

@@ -47,9 +47,10 @@ def pass_seconds(
     """
     import torch
 
+    from nifcore.architecture import Architecture
     from nifcore.kernels import make_kernel
     from nifcore.losses import Objective
-    from nifcore.network import Architecture, initialise, pixel_grid
+    from nifcore.network import initialise, pixel_grid
     from nifcore.presets import PRESETS
 
     recipe = PRESETS["paper-120"]

@@ -9,10 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.gpu.lattices import Axes, Batch, batch_of
 from nifcore.gpu.layout import Layout
 from nifcore.losses import Objective
-from nifcore.network import Architecture, Grid, axis_columns
+from nifcore.network import Grid, axis_columns
 
 
 class BatchKernel(Protocol):

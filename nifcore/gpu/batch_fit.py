@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from nifcore import fit as single
+from nifcore.architecture import Architecture
 from nifcore.errors import FitDiverged, UsageError
 from nifcore.events import Control
 from nifcore.fit import Budget, FitResult, Monitor, TileFit
@@ -36,10 +37,11 @@ from nifcore.gpu.graphs import Recorder
 from nifcore.gpu.lattices import Batch, LatticeStore
 from nifcore.gpu.layout import Layout
 from nifcore.gpu.soap import BatchAdamW, BatchOptimiser, BatchSoap
+from nifcore.gpu.stacked import inside
 from nifcore.kernels import Kernel
-from nifcore.network import Architecture, Params
+from nifcore.network import Params
 from nifcore.presets import Moment, Optimiser, Recipe
-from nifcore.quantise import PublishedLattice, UniformLattice
+from nifcore.quantise import _NOISE, _PROBES, PublishedLattice, UniformLattice
 from nifcore.soap import Soap
 from nifcore.tensors import step_size
 
@@ -171,7 +173,7 @@ class BatchFit:
         self._recorder = Recorder(self.device)
         self._drawn: list[list[int]] = [[] for _ in seats]
         self._at = 0  # in the pass
-        self._fetched: dict[int, int] = {}
+        self._fetched: dict[int, tuple[int, int, int]] = {}
         for seat in seats:
             seat.batch = self
 
@@ -462,9 +464,9 @@ class BatchFit:
     def fetch(self, seat: Seat) -> None:
         """Copy an item's tensors into its fit, so that it could go on alone from here."""
         moment = (seat.cursor.stage, seat.cursor.step, seat.cursor.done)
-        if self._fetched.get(id(seat)) == hash(moment):
+        if self._fetched.get(id(seat)) == moment:
             return
-        self._fetched[id(seat)] = hash(moment)
+        self._fetched[id(seat)] = moment
         row, cursor = self.seats.index(seat), seat.cursor
         seat._params = self.layout.unpack(self.weights[row])
         seat.best, seat.kept = (self.layout.unpack(t[row]) for t in (self.best, self.kept))
@@ -541,8 +543,8 @@ def batch_sensitivities(
     Returns:
         (B, tensors): d(MSE) / d(variance of one of a tensor's weights).
     """
-    from nifcore.quantise import _NOISE, _PROBES
     from nifcore.gpu.stacked import inside
+    from nifcore.quantise import _NOISE, _PROBES
 
     probes = [probes[i % len(probes)] for i in range(_PROBES)]
     masks = {id(probe): inside(probe) for probe in probes}

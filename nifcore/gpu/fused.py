@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.errors import DeviceError, UsageError
 from nifcore.gpu.base import SingleKernel, first_gradient, first_terms
 from nifcore.gpu.lattices import Axes, Batch
@@ -23,7 +24,6 @@ from nifcore.gpu.layout import Layout
 from nifcore.gpu.network_programs import COLUMNS, LOSS_GIVEN, RENDER, network
 from nifcore.gpu.structure import Structure
 from nifcore.losses import Objective
-from nifcore.network import Architecture
 
 Precision = Literal["tf32", "tf32x3", "bf16"]
 """Products in TF32, in three TF32 products that add up to nearly float32, or in bfloat16."""

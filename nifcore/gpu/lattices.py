@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nifcore.network import Architecture, AxisTables, Grid, pixel_grid
+from nifcore.architecture import Architecture
+from nifcore.network import AxisTables, Grid, pixel_grid
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from nifcore.network import Architecture, Params
+from nifcore.architecture import Architecture
+from nifcore.network import Params
 
 
 @dataclass(frozen=True)

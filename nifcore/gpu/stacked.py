@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.gpu.base import first_gradient, first_terms
 from nifcore.gpu.lattices import Axes, Batch
 from nifcore.gpu.layout import Layout
 from nifcore.gpu.structure import Structure, pixel_loss, pixel_slope
 from nifcore.losses import Objective
-from nifcore.network import Architecture
 
 
 class StackedKernel:
@@ -39,7 +39,7 @@ class StackedKernel:
         output, period, genesis, modulation = self._run(flat, batch)
         rows, cols = output.shape[2:]
         seen = inside(batch).to(output)
-        difference = (output - batch.target) * inside
+        difference = (output - batch.target) * seen
         samples = batch.samples.to(output)
         error = difference.square().sum((1, 2, 3)) / samples
         if objective.applies_structure(rows, cols):
@@ -47,9 +47,9 @@ class StackedKernel:
                 output, batch.target, batch.rows, batch.cols, objective
             )
         else:
-            loss = (pixel_loss(difference, objective) * inside).sum((1, 2, 3)) / samples
+            loss = (pixel_loss(difference, objective) * seen).sum((1, 2, 3)) / samples
             d_output = pixel_slope(difference, objective) / samples[:, None, None, None]
-        d_output = (d_output * inside).flatten(2).mT
+        d_output = (d_output * seen).flatten(2).mT
 
         gradient = torch.empty_like(flat)
         views = self.layout.views(flat), self.layout.views(gradient)

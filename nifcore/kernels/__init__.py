@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nifcore.architecture import Architecture
 from nifcore.errors import UsageError
 from nifcore.kernels.base import Kernel, KernelFactory
 from nifcore.kernels.chunked import ChunkedKernel
 from nifcore.kernels.fused import FusedKernel, LibraryMissing, load_library
 from nifcore.kernels.reference import CompiledKernel, ReferenceKernel
-from nifcore.network import Architecture
 
 __all__ = ["Choice", "Kernel", "choices", "make_kernel"]
 

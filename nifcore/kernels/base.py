@@ -7,8 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.losses import Objective
-from nifcore.network import Architecture, Grid
+from nifcore.network import Grid
 
 
 class Kernel(Protocol):

@@ -23,8 +23,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.losses import Objective
-from nifcore.network import Architecture, AxisTables, Grid
+from nifcore.network import AxisTables, Grid
 
 _CPU_BAND = 2048
 """Pixels per band on a CPU: 120 features of them are 1 MB, half of a second-level cache."""

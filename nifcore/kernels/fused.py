@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nifcore.architecture import Architecture
 from nifcore.kernels import build
 from nifcore.kernels.chunked import ChunkedKernel
 from nifcore.losses import Objective
-from nifcore.network import Architecture, Grid
+from nifcore.network import Grid
 
 _LOSSES = {"mse": 0, "l1": 1, "log_cosh": 2}
 _GIVEN = 3

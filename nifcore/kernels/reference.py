@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from nifcore import network
+from nifcore.architecture import Architecture
 from nifcore.losses import Objective
-from nifcore.network import Architecture, Grid
+from nifcore.network import Grid
 
 _CHUNK = 1 << 18
 """Pixels rendered at a time, to bound the memory of a large picture."""

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from nifcore.architecture import Architecture
 from nifcore.bitstream import code_length, expected_magnitudes, pack
 from nifcore.errors import FitDiverged
 from nifcore.events import Control
 from nifcore.fit import Budget, TileFit
 from nifcore.header import Colour, Header, NetShape
 from nifcore.kernels.chunked import ChunkedKernel
-from nifcore.network import Architecture, from_bytes
+from nifcore.network import from_bytes
 from nifcore.presets import EFFORTS, PRESETS, shortened
 
 GENESIS, MODULATION = NetShape((16, 10), 6), NetShape((5,), 2)

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nifcore.architecture import Architecture
 from nifcore.errors import UsageError
 from nifcore.header import NetShape
 from nifcore.kernels import build, choices, make_kernel
 from nifcore.kernels.fused import FusedKernel, LibraryMissing, load_library
 from nifcore.losses import Objective
-from nifcore.network import Architecture, forward, initialise, pixel_grid
+from nifcore.network import forward, initialise, pixel_grid
 
 CPU = torch.device("cpu")
 KODAK = Architecture(NetShape((120, 40, 28, 16), 16), NetShape((16, 8), 4), 3)

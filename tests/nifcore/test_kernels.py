@@ -1,13 +1,14 @@
 import pytest
 import torch
 
+from nifcore.architecture import Architecture
 from nifcore.devices import single_threaded
 from nifcore.errors import UsageError
 from nifcore.header import NetShape
 from nifcore.kernels import choices, make_kernel
 from nifcore.kernels.chunked import ChunkedKernel
 from nifcore.losses import Objective
-from nifcore.network import Architecture, forward, initialise, pixel_grid
+from nifcore.network import forward, initialise, pixel_grid
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}

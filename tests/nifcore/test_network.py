@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from nifcore.architecture import Architecture
 from nifcore.header import NetShape
 from nifcore.network import (
-    Architecture,
     forward,
     from_bytes,
     initialise,

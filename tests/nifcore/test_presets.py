@@ -2,9 +2,9 @@ import math
 
 import pytest
 
+from nifcore.architecture import Architecture
 from nifcore.errors import UnknownPreset, UsageError
 from nifcore.header import NetShape
-from nifcore.network import Architecture
 from nifcore.presets import EFFORTS, PRESETS, Cosine, Moment, Ramp, Sawtooth, find_recipe
 
 # hidden sizes, modulation sizes, frequencies of the public configurations (aegroto/nif)

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from nifcore.architecture import Architecture
 from nifcore.header import Colour, Header, NetShape
 from nifcore.kernels import make_kernel
 from nifcore.network import (
-    Architecture,
     coordinates,
     forward,
     initialise,

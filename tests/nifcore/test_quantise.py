@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from nifcore.architecture import Architecture
 from nifcore.header import NetShape
 from nifcore.kernels import make_kernel
-from nifcore.network import Architecture, forward, initialise, pixel_grid
+from nifcore.network import forward, initialise, pixel_grid
 from nifcore.quantise import (
     PublishedLattice,
     UniformLattice,

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import nifcore
+from nifcore.architecture import Architecture
 from nifcore.bitstream import pack
 from nifcore.errors import LimitExceeded, UsageError
 from nifcore.header import Colour, Header, NetShape
 from nifcore.limits import Limits
-from nifcore.network import Architecture, coordinates, forward, initialise, make_grid, to_bytes
+from nifcore.network import coordinates, forward, initialise, make_grid, to_bytes
 from nifcore.quantise import UniformLattice
 from nifcore.tensors import nearest_step_index
 

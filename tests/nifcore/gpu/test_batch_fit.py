@@ -1,0 +1,216 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nifcore.bitstream import code_length, expected_magnitudes, pack
+from nifcore.errors import FitDiverged, UsageError
+from nifcore.events import Control
+from nifcore.fit import Budget, TileFit
+from nifcore.gpu.batch_fit import BatchFit, Seat, company_of
+from nifcore.gpu.stacked import StackedKernel
+from nifcore.header import Colour, Header, NetShape
+from nifcore.kernels.chunked import ChunkedKernel
+from nifcore.network import Architecture
+from nifcore.presets import EFFORTS, PRESETS, Sampling, shortened
+
+HEADER = Header(
+    width=40,
+    height=36,
+    colour=Colour.SRGB,
+    genesis=NetShape((16, 10), 5),
+    modulation=NetShape((5,), 2),
+)
+ARCH = Architecture.of(HEADER)
+EFFORT = replace(shortened(EFFORTS[3], 0.25), sampling=Sampling(stride=3))  # a hundred iterations
+PAPER = shortened(PRESETS["paper-120"], 0.007)  # its ten and five steps, a pass each
+SIZES = [(36, 42), (35, 42), (36, 41)]
+
+
+def budget(bits_per_weight=6.0):
+    return Budget(
+        bits_per_weight * ARCH.parameters,
+        lambda tensors: code_length(HEADER, tensors),
+        lambda tensors: 8.0 * len(pack(HEADER, [tensors])),
+        lambda tensors: expected_magnitudes(HEADER, tensors),
+    )
+
+
+def picture(number, rows, cols):
+    y, x = np.mgrid[0:rows, 0:cols] / 40.0
+    waves = [np.sin((5 + number) * y + 3 * x), np.cos(9 * y * x + number), np.sin(7 * x - 2 * y)]
+    return torch.from_numpy(np.stack(waves)).float()
+
+
+def fits(kind, recipe, count=3):
+    made = []
+    for number in range(count):
+        limit = None if recipe.published_bits else budget(5.0 + number)
+        kernel = ChunkedKernel(ARCH, threads=1)
+        made.append(kind(ARCH, kernel, picture(number, *SIZES[number]), recipe, limit, number))
+    return made
+
+
+class Watch:
+    """A monitor that follows a script and keeps what it is told."""
+
+    def __init__(self, script=None):
+        self.script = script or (lambda fit: Control.CONTINUE)
+        self.messages, self.ticks, self.phases = [], 0, []
+
+    def tick(self, fit):
+        self.ticks += 1
+        if fit.stage.phase not in self.phases:
+            self.phases.append(fit.stage.phase)
+        return self.script(fit)
+
+    def say(self, message):
+        self.messages.append(message)
+
+
+def together(recipe, scripts=(None, None, None), kernel=None):
+    seats, watches = fits(Seat, recipe), [Watch(script) for script in scripts]
+    outcomes = BatchFit(seats, kernel or StackedKernel(ARCH), watches).run()
+    return seats, watches, outcomes
+
+
+def psnr(fit, result):
+    return 10 * math.log10(4 / fit.full_error(result.rounded.values))
+
+
+@pytest.mark.parametrize("recipe", [EFFORT, PAPER], ids=["effort", "paper"])
+def test_each_of_a_batch_ends_where_it_would_alone(recipe):
+    seats, watches, outcomes = together(recipe)
+
+    for seat, watch, found, alone in zip(
+        seats, watches, outcomes, fits(TileFit, recipe), strict=True
+    ):
+        expected = alone.run(Watch())
+        assert psnr(seat, found) == pytest.approx(psnr(alone, expected), abs=0.3)
+        assert found.complete
+        assert found.passes == expected.passes
+        assert watch.phases == ["fit", "quantise"]
+        assert watch.ticks == seat.iterations
+        if seat.budget is not None:
+            assert seat.budget.exact(found.rounded.tensors) <= seat.budget.bits
+
+
+@pytest.mark.parametrize("recipe", [EFFORT, PAPER], ids=["effort", "paper"])
+def test_the_first_passes_are_those_of_the_single_fit_to_rounding(recipe):
+    def stop(fit):
+        return Control.CANCEL if fit.cursor.done >= 2 * fit.pass_length else Control.CONTINUE
+
+    seats, _, outcomes = together(recipe, (stop, stop, stop))
+
+    assert outcomes == [None] * 3
+    for seat, alone in zip(seats, fits(TileFit, recipe), strict=True):
+        assert alone.run(Watch(stop)) is None
+        for ours, truth in zip(seat.params, alone.params, strict=True):
+            torch.testing.assert_close(ours, truth, rtol=2e-3, atol=2e-5)
+
+
+def test_cancelling_one_leaves_the_others_as_they_were():
+    _, _, undisturbed = together(EFFORT)
+
+    def cancel(fit):
+        return Control.CANCEL if fit.cursor.done == 13 else Control.CONTINUE
+
+    _, watches, outcomes = together(EFFORT, (None, cancel, None))
+
+    assert outcomes[1] is None
+    assert watches[1].ticks == 14
+    for index in (0, 2):
+        found, expected = (
+            [t.symbols.tolist() for t in many[index].rounded.tensors]
+            for many in (outcomes, undisturbed)
+        )
+        same = np.mean([a == b for a, b in zip(found, expected, strict=True)])
+        assert same == 1.0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_finishing_one_early_codes_it_soon(share):
+    def finish(fit):
+        done = fit.cursor.done >= share * fit.iterations
+        return Control.FINISH if done else Control.CONTINUE
+
+    seats, watches, outcomes = together(EFFORT, (finish, None, None))
+
+    assert not outcomes[0].complete
+    assert any("finishing early" in message for message in watches[0].messages)
+    assert watches[0].ticks <= share * seats[0].iterations + 60
+    assert seats[0].budget.exact(outcomes[0].rounded.tensors) <= seats[0].budget.bits
+    assert outcomes[1].complete
+    assert outcomes[2].complete
+
+
+class Poisoned(StackedKernel):
+    """The real kernel, whose gradients of one item turn into NaN at chosen calls."""
+
+    def __init__(self, item, calls):
+        super().__init__(ARCH)
+        self.item, self.calls, self.count = item, calls, 0
+
+    def loss_and_gradient(self, flat, batch, objective):
+        loss, gradient, error = super().loss_and_gradient(flat, batch, objective)
+        if self.count in self.calls and len(flat) == 3:
+            gradient[self.item] = math.nan
+        self.count += 1
+        return loss, gradient, error
+
+
+def test_nan_sends_one_item_back_with_a_smaller_step():
+    seats, watches, outcomes = together(EFFORT, kernel=Poisoned(1, {22}))
+
+    assert [seat.cursor.rate_scale for seat in seats] == [1.0, 0.5, 1.0]
+    assert any("halved" in message for message in watches[1].messages)
+    assert not watches[0].messages
+    around = seats[1].target - seats[1].target.mean((1, 2), keepdim=True)
+    assert psnr(seats[1], outcomes[1]) > 10 * math.log10(4 / float(around.square().mean())) + 3
+
+
+def test_one_that_never_recovers_fails_alone():
+    _, _, outcomes = together(EFFORT, kernel=Poisoned(2, range(10_000)))
+
+    assert isinstance(outcomes[2], FitDiverged)
+    assert "diverged 7 times" in str(outcomes[2])
+    assert outcomes[0].complete
+    assert outcomes[1].complete
+
+
+def test_a_monitor_that_breaks_ends_its_own_fit_only():
+    def broken(fit):
+        raise RuntimeError("the listener is gone")
+
+    _, _, outcomes = together(EFFORT, (broken, None, None))
+
+    assert str(outcomes[0]) == "the listener is gone"
+    assert outcomes[1].complete
+
+
+def test_a_state_saved_in_a_batch_goes_on_alone():
+    saved = {}
+
+    def keep(fit):
+        if fit.cursor.done in (20, 70):
+            saved[fit.cursor.done] = fit.state()
+        return Control.CONTINUE
+
+    seats, _, outcomes = together(EFFORT, (keep, None, None))
+
+    for state in saved.values():
+        (resumed,) = fits(TileFit, EFFORT, count=1)
+        resumed.load(state)
+        found = resumed.run(Watch())
+        assert psnr(resumed, found) == pytest.approx(psnr(seats[0], outcomes[0]), abs=0.3)
+    assert len(saved) == 2
+
+
+def test_fits_that_do_not_go_together_are_refused():
+    first, second = fits(Seat, EFFORT, 1)[0], fits(Seat, PAPER, 1)[0]
+
+    assert company_of(first) != company_of(second)
+    with pytest.raises(UsageError, match="2 kinds"):
+        BatchFit([first, second], StackedKernel(ARCH), [Watch(), Watch()])
