@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request
 
 import jobs
-from api import dashboard, docs_page, documents, problems
+from api import audit, dashboard, docs_page, documents, problems
 from api.context import Context
 from api.decoding import Decoder
 from api.estimate import Estimator
@@ -122,7 +122,8 @@ def create_app(settings: Settings | None = None, *, wakeups: Wakeups | None = No
         queues,
         health,
     ):
-        app.include_router(module.router)
+        administrative = module in (keys, workers, queues)
+        app.include_router(module.router, dependencies=[audit.NOTED] if administrative else [])
     if chosen.blobs == "file":
         app.include_router(blobs.router)
     docs_page.install(app)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from anyio.to_thread import run_sync
-from fastapi import Request
+from fastapi import Depends, Request
 
 import jobs
 from api.context import Context, Shared
@@ -20,9 +20,13 @@ async def audited(request: Request, shared: Shared) -> AsyncIterator[None]:
     """
     yield
     if request.method not in ("GET", "HEAD"):
-        # The answer is on its way already: that this cannot be written must not undo it.
+        # It is done already: that this cannot be written must not make it look undone.
         with suppress(jobs.Unavailable):
             await run_sync(_note, request, shared)
+
+
+NOTED = Depends(audited, scope="function")
+"""For routers of administrators. Written before the answer is sent: who reads it finds the note."""
 
 
 def _note(request: Request, shared: Context) -> None:

@@ -140,6 +140,7 @@ class Feed(Generic[T]):
         self._wanted = asyncio.Event()
         self._reader_id: int | None = None
         self._can_unblock = True
+        self._closed = False
         self._nudging: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -149,7 +150,9 @@ class Feed(Generic[T]):
 
     async def close(self) -> None:
         """Stop reading and close the connections."""
-        for task in list(self._tasks):
+        # The flag, too: a cancellation that meets an answer of Redis is lost in its client.
+        self._closed = True
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._reader.aclose()
@@ -214,7 +217,7 @@ class Feed(Generic[T]):
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._closed:
             if not self._watched:
                 self._wanted.clear()
                 await self._wanted.wait()
@@ -270,7 +273,7 @@ class Feed(Generic[T]):
 
     async def _nudge(self) -> None:
         """Have the reader take up new streams rather than wait for news of the old ones."""
-        while self._taken < self._asked and self._can_unblock:
+        while self._taken < self._asked and self._can_unblock and not self._closed:
             if self._reader_id is not None:
                 with suppress(redis.RedisError, OSError):
                     await self._side.client_unblock(self._reader_id)

@@ -42,7 +42,16 @@ def configure(level: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = name != "uvicorn.access"  # our own line per request says more
-    for chatty in ("celery.worker.strategy", "celery.app.trace", "botocore", "boto3", "urllib3"):
+    chatty_ones = (
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "botocore",
+        "boto3",
+        "urllib3",
+        # Its lines would have URLs of webhooks, which may hold secrets.
+        "httpcore2",
+    )
+    for chatty in chatty_ones:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

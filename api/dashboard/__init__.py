@@ -34,6 +34,9 @@ from api.dashboard.routes import (
 from api.pictures import Pictures
 from jobs import Settings
 
+# The sign-in module answers for every address that nobody else knows: it comes last.
+PAGES = (overview, jobs, job, pictures, dead, webhooks, workers, queues, keys, audit, login)
+
 _A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -50,18 +53,5 @@ def install(app: FastAPI, settings: Settings) -> None:
     """Add the dashboard to ``app``."""
     app.state.pictures = Pictures(settings)
     app.mount(f"{HOME}/static", _Files(directory=FOLDER / "static"))
-    # The sign-in module answers for every address that nobody else knows: it comes last.
-    for module in (
-        overview,
-        jobs,
-        job,
-        pictures,
-        dead,
-        webhooks,
-        workers,
-        queues,
-        keys,
-        audit,
-        login,
-    ):
+    for module in PAGES:
         app.include_router(module.router, prefix=HOME, include_in_schema=False)

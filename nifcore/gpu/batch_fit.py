@@ -70,9 +70,7 @@ class Seat(TileFit):
 
     @property
     def params(self) -> Params:
-        if self.batch is not None:
-            self.batch.fetch(self)
-        return self._params
+        return self._params if self.batch is None else self.batch.weights_of(self)
 
     @params.setter
     def params(self, params: Params) -> None:
@@ -246,9 +244,7 @@ class BatchFit:
                 seat.lattice = PublishedLattice(self.recipe.published_bits)
             return
         indices = range(min(3, self.store.count))
-        probes = [
-            self.store.gather(torch.full_like(self._items(), index)) for index in indices
-        ]
+        probes = [self.store.gather(torch.full_like(self._items(), index)) for index in indices]
         generators = [seat.generator for seat in self.seats]
         measured = batch_sensitivities(
             self.kernel, self.layout, self.weights, probes, generators
@@ -291,12 +287,13 @@ class BatchFit:
         error = self.error_sum / self.samples
         known = self.best_error
         limit = (single._DIVERGED * known).clamp_min(single._DIVERGED_LEAST)
-        diverged = self.bad | ~error.isfinite() | (known.isfinite() & (error > limit))
         counted = self.samples > 0
+        worse = ~error.isfinite() | (known.isfinite() & (error > limit))
+        diverged = self.bad | (counted & worse)
         better = counted & ~diverged & (error < known)
         self.best.copy_(torch.where(better[:, None], self.weights, self.best))
         known.copy_(torch.where(better, error, known))
-        seen = torch.stack([error, self.loss, (diverged & counted).to(error)]).tolist()
+        seen = torch.stack([error, self.loss, diverged.to(error)]).tolist()
         for accumulated in (self.error_sum, self.samples, self.bad):
             accumulated.zero_()
         self._drawn = [[] for _ in self.seats]
@@ -461,6 +458,10 @@ class BatchFit:
     def _items(self) -> Tensor:
         return torch.arange(len(self.seats), device=self.device)
 
+    def weights_of(self, seat: Seat) -> Params:
+        """Return an item's weights as they are now."""
+        return self.layout.unpack(self.weights[self.seats.index(seat)])
+
     def fetch(self, seat: Seat) -> None:
         """Copy an item's tensors into its fit, so that it could go on alone from here."""
         moment = (seat.cursor.stage, seat.cursor.step, seat.cursor.done)
@@ -543,8 +544,6 @@ def batch_sensitivities(
     Returns:
         (B, tensors): d(MSE) / d(variance of one of a tensor's weights).
     """
-    from nifcore.gpu.stacked import inside
-    from nifcore.quantise import _NOISE, _PROBES
 
     probes = [probes[i % len(probes)] for i in range(_PROBES)]
     masks = {id(probe): inside(probe) for probe in probes}

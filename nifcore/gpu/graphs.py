@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self._records = device.type == "cuda"
+        self._pool: Any = None  # an opaque handle
         self._runs: dict[Hashable, int] = {}
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
 
@@ -36,7 +38,10 @@ class Recorder:
                 work()
                 return
             graph = self._graphs[name] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            if self._pool is None:
+                # shared, as replays never overlap and leave nothing behind in it
+                self._pool = torch.cuda.graph_pool_handle()
+            with torch.cuda.graph(graph, pool=self._pool):
                 work()
         graph.replay()
 
@@ -44,3 +49,4 @@ class Recorder:
         """Drop all records: tensors have moved."""
         self._runs.clear()
         self._graphs.clear()
+        self._pool = None

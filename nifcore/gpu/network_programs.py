@@ -82,7 +82,7 @@ def _bias(weights, AT: tl.constexpr, OUT: tl.constexpr, PAD: tl.constexpr):
 
 @triton.jit
 def _chunk(weights, k: tl.constexpr, WIDTHS: tl.constexpr, PADS: tl.constexpr):
-    """Load what chunk ``k`` of the first features feeds, (second width, chunk) padded with zeros."""
+    """Load the matrix that chunk ``k`` of the first features feeds, (second width, chunk)."""
     o = tl.arange(0, PADS[1])[:, None]
     f = k * PADS[0] + tl.arange(0, PADS[0])[None, :]
     inside = (o < WIDTHS[1]) & (f < WIDTHS[0])

@@ -31,7 +31,8 @@ def orthonormal(matrices: Tensor) -> Tensor:
     """Return Q of the QR decompositions of ``matrices`` (B, n, n), up to signs of its columns."""
     if matrices.device.type == "cuda":
         return gram_schmidt(matrices)
-    return torch.linalg.qr(matrices).Q
+    basis: Tensor = torch.linalg.qr(matrices).Q
+    return basis
 
 
 def gram_schmidt(matrices: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class BatchOptimiser(Protocol):
     def keep(self, items: Tensor, weights: Tensor) -> None:
         """Drop all items but ``items``, int64 indices; ``weights`` are the remaining (B, N)."""
 
-    def state_of(self, item: int) -> dict[str, Any]:
+    def state_of(self, item: int) -> dict[Any, Any]:
         """Return one item's state in the form of the single optimiser's ``load``."""
 
 
@@ -82,9 +82,7 @@ class BatchSoap:
         self.bases: list[list[Tensor | None]] = []
         for index in self.matrices:
             sides = [n if 1 < n <= max_side else None for n in layout.shapes[index]]
-            zeros = [
-                None if n is None else weights.new_zeros(len(weights), n, n) for n in sides
-            ]
+            zeros = [None if n is None else weights.new_zeros(len(weights), n, n) for n in sides]
             self.covariances.append(zeros)
             self.bases.append([None if z is None else _identities(z) for z in zeros])
 
@@ -257,14 +255,15 @@ class BatchAdamW:
             state.index_select(0, items) for state in (self.counts, self.momentum, self.second)
         )
 
-    def state_of(self, item: int) -> dict[str, Any]:
+    def state_of(self, item: int) -> dict[Any, Any]:
         momentum = self.layout.unpack(self.momentum[item])
         second = self.layout.unpack(self.second[item])
         return {
-            index: {"step": self.counts[item, 0].cpu(), "exp_avg": m, "exp_avg_sq": v}
+            # a tensor of its own each: torch counts in it
+            index: {"step": self.counts[item, 0].cpu().clone(), "exp_avg": m, "exp_avg_sq": v}
             for index, (m, v) in enumerate(zip(momentum, second, strict=True))
         }
 
 
 def _identities(like: Tensor) -> Tensor:
-    return torch.eye(like.shape[1], device=like.device).expand_as(like).contiguous()
+    return torch.eye(like.shape[1]).to(like).expand_as(like).contiguous()

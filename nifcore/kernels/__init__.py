@@ -50,13 +50,12 @@ def choices(asked: str | None = None) -> list[Choice]:
         if key == "fused" and missing is None:
             sets = load_library().instruction_sets
             used = instruction_set or sets[0]
-            others = [each for each in sets if each != used]
-            reason += f", with {used}"
-            reason += "".join(f"; {key}:{each} for {each}" for each in others)
+            others = [f"{key}:{each}" for each in sets if each != used]
+            reason += f", with {used}" + (f" (or {', '.join(others)})" if others else "")
         if key == name:
-            reason += f" ({why})"
+            reason += f": {why}"
         elif key == "fused" and missing is not None:
-            reason += f" (not available: {missing})"
+            reason += f": not available, {missing}"
         available = key != "fused" or missing is None
         listed.append(Choice(key, key == name, available, reason))
     return listed

@@ -30,17 +30,12 @@ _FLAGS = (
     "-Wno-psabi",
     "-pthread",
 )
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")
+_WIDE = (*_AVX512, "-mprefer-vector-width=512")
 _EXTENSIONS = {
-    "avx512.cpp": (
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512dq",
-        "-mavx512vl",
-        "-mavx2",
-        "-mfma",
-        "-mprefer-vector-width=512",
-    ),
-    "avx2.cpp": ("-mavx2", "-mfma"),
+    "amx": (*_WIDE, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "avx512": _WIDE,
+    "avx2": ("-mavx2", "-mfma"),
 }
 """Sources for x86-64 alone and the instructions that their code may use."""
 _SECONDS = 300
@@ -62,6 +57,8 @@ def fingerprint() -> str:
 def compile_library(target: Path, compilers: Sequence[str] = _COMPILERS) -> None:
     """Compile the kernel to ``target``, replaced in one go.
 
+    An instruction set that the compiler does not know is left out.
+
     Args:
         compilers: commands to try; the first one found is used.
 
@@ -73,42 +70,83 @@ def compile_library(target: Path, compilers: Sequence[str] = _COMPILERS) -> None
     compiler = next(filter(None, map(shutil.which, compilers)), None)
     if compiler is None:
         raise BuildFailed(f"no C++ compiler found; looked for {', '.join(compilers)}")
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    names = ["fused.cpp", "portable.cpp", *(_EXTENSIONS if x86 else ())]
-    mark = f'-DNIF_FINGERPRINT="{fingerprint()}"'
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="nif-build-", dir=target.parent) as folder:
-        objects = [f"{folder}/{name}.o" for name in names]
-        common = [compiler, *_FLAGS, mark, "-c"]
-        _run_together(
+
+        def compiled(name: str, *flags: str) -> list[str]:
+            return [
+                compiler,
+                *_FLAGS,
+                *flags,
+                "-c",
+                str(SOURCES / f"{name}.cpp"),
+                "-o",
+                made(name),
+            ]
+
+        def made(name: str) -> str:
+            return f"{folder}/{name}.o"
+
+        extensions = _extensions()
+        portable, *refused = _run_together(
             [
-                [*common, *_EXTENSIONS.get(name, ()), str(SOURCES / name), "-o", made]
-                for name, made in zip(names, objects, strict=True)
+                compiled("portable"),
+                *(compiled(name, *_EXTENSIONS[name]) for name in extensions),
             ]
         )
+        known = [
+            name for name, why in zip(extensions, refused, strict=True) if why is None
+        ]
+        marks = [
+            f'-DNIF_FINGERPRINT="{fingerprint()}"',
+            *(f"-DNIF_WITH_{n.upper()}" for n in known),
+        ]
         library = f"{folder}/{LIBRARY}"
-        _run_together([[compiler, "-shared", "-pthread", *objects, "-o", library]])
+        objects = [made(name) for name in ("fused", "portable", *known)]
+        for failure in (
+            portable,
+            *_run_together([compiled("fused", *marks)]),
+            *_run_together(
+                [[compiler, "-shared", "-pthread", *objects, "-o", library]]
+            ),
+        ):
+            if failure is not None:
+                raise BuildFailed(failure)
         os.replace(library, target)
 
 
-def _run_together(commands: Sequence[Sequence[str]]) -> None:
-    """Run commands side by side; raise BuildFailed with what the first failing one said."""
+def _extensions() -> list[str]:
+    """Return the instruction sets to try for this kind of machine."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
+    return [name for name in _EXTENSIONS if name != "amx" or sys.platform == "linux"]
+
+
+def _run_together(commands: Sequence[Sequence[str]]) -> list[str | None]:
+    """Run commands side by side; return for each why it failed, or None."""
     try:
         running = [
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
             for command in commands
         ]
     except OSError as error:
-        raise BuildFailed(f"cannot run {commands[0][0]}: {error.strerror or error}") from error
-    failures = []
+        raise BuildFailed(
+            f"cannot run {commands[0][0]}: {error.strerror or error}"
+        ) from error
+    failures: list[str | None] = []
     for process in running:
         try:
             _, said = process.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             _, said = process.communicate()
-        if process.returncode:
-            first = next((line for line in said.splitlines() if "error" in line), said[:200])
-            failures.append(f"{commands[0][0]} failed: {first.strip()}")
-    if failures:
-        raise BuildFailed(failures[0])
+        if process.returncode == 0:
+            failures.append(None)
+            continue
+        first = next(
+            (line for line in said.splitlines() if "error" in line), said[:200]
+        )
+        failures.append(f"{commands[0][0]} failed: {first.strip()}")
+    return failures

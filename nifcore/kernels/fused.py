@@ -5,6 +5,9 @@ otherwise (SSE2, NEON); the best set that the machine can run is chosen when a p
 of pixels do not depend on the number of threads and their gradients are added up in order, so the
 same seed gives the same bits on one core and on many, as long as the instruction set is the same.
 
+On processors with AMX the products of loss and gradient take bfloat16 factors and float32 sums;
+phases, sines and rendering stay float32. The others are float32 throughout.
+
 What it does not take (another device or precision, phases beyond 200,000 radians) is passed on to
 :class:`~nifcore.kernels.chunked.ChunkedKernel`.
 """
@@ -129,7 +132,7 @@ class _Plan:
 
 
 class FusedKernel:
-    """See the module's text. Exact: gradients agree with autograd to rounding.
+    """See the module's text. Gradients agree with autograd to the rounding of their factors.
 
     Args:
         arch: shape of the networks.

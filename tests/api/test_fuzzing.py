@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.api.running import ADMIN_KEY, Running
@@ -38,4 +39,6 @@ def test_schemathesis_finds_nothing(running: Running, tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
-    assert "Tested: 33" in run.stdout
+    paths = httpx2.get(f"{running.url}/openapi.json").json()["paths"]
+    count = sum(len(each) for path, each in paths.items() if not path.endswith("/events"))
+    assert f"Tested: {count}" in run.stdout

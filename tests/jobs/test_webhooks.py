@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +27,11 @@ from jobs import (
     NotFound,
     Parameters,
     QuotaExceeded,
+    RedisServer,
     Settings,
     Trouble,
     Verdict,
+    load_settings,
     open_service,
     reconcile,
 )
@@ -520,3 +523,23 @@ def test_parameters_in_a_message_are_those_that_were_asked(
     job = json.loads(delivery.body)["data"]["job"]
     assert (job["parameters"]["bpp"], job["metadata"]) == (0.3, {"a": "ü"})
     assert job["failure"] == {"code": "x", "message": "y"}
+
+
+def test_the_stand_in_for_redis_knows_the_scripts_too(tmp_path: Path, draft: Draft) -> None:
+    pytest.importorskip("fakeredis")
+    settings = load_settings(data_dir=tmp_path)
+    with RedisServer.find_or_start(settings, kinds=("fake",)) as server:
+        found = settings.model_copy(update={"redis_url": server.url})
+        with open_service(found, wakeups=ListWakeups()) as service:
+            made, _ = service.endpoints.create("acme", URL, ["job.failed", "job.progress"])
+            told(service, draft(1))
+            (claim,) = claim_all(service)
+            assert settle(service, claim, Trouble.STATUS).state is DeliveryState.PENDING
+            (claim,) = claim_all(service)
+            assert settle(service, claim, Trouble.GONE, verdict=Verdict.GONE).disabled == "gone"
+            service.endpoints.update("acme", made.id, enabled=True)
+            assert service.deliveries.replay_failed(made.id) == 1
+            service.endpoints.rotate("acme", made.id)
+            (claim,) = claim_all(service)
+            assert len(claim.secrets) == 2
+            service.endpoints.delete("acme", made.id)

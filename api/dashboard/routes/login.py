@@ -120,5 +120,7 @@ def sign_out(shared: Shared, visitor: Reader, form: Posted) -> Response:
 
 @router.get("/{rest:path}")
 def nothing_here(visitor: Reader, rest: str) -> Response:
-    """Answer for every address that is none."""
+    """Answer for every address that is none, but for the first page's with a slash."""
+    if not rest:
+        return RedirectResponse(HOME, status_code=303)
     raise Problem("not_found", "there is no such page")

@@ -5,6 +5,8 @@ const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const home = document.body.dataset.home;
 const csrf = document.body.dataset.csrf;
 
+$(".side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 // --- theme
 $("#theme")?.addEventListener("click", () => {
   const root = document.documentElement;

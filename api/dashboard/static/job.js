@@ -38,7 +38,7 @@ function drawCurve(fresh = false) {
     data[1].push(known.result.psnr_db);
     data[2].push(known.result.bytes);
   }
-  if (curve && !fresh) { curve.setData(data); return; }
+  if (curve && !fresh) { curve.setData(data); say(box); return; }
   curve?.destroy();
   box.replaceChildren();
   const accent = colour("accent"), other = colour("codec-1");

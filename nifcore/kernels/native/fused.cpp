@@ -34,10 +34,17 @@
 #endif
 
 namespace nif {
-#if defined(__x86_64__)
+#if defined(NIF_WITH_AMX)
+namespace amx {
+extern const Isa isa;
+}
+#endif
+#if defined(NIF_WITH_AVX512)
 namespace avx512 {
 extern const Isa isa;
 }
+#endif
+#if defined(NIF_WITH_AVX2)
 namespace avx2 {
 extern const Isa isa;
 }
@@ -48,9 +55,15 @@ extern const Isa isa;
 
 namespace {
 
+// Best first; build.py says which of them the compiler took.
 const Isa* const kIsas[] = {
-#if defined(__x86_64__)
+#if defined(NIF_WITH_AMX)
+    &amx::isa,
+#endif
+#if defined(NIF_WITH_AVX512)
     &avx512::isa,
+#endif
+#if defined(NIF_WITH_AVX2)
     &avx2::isa,
 #endif
     &portable::isa,
@@ -60,7 +73,7 @@ constexpr int64_t kBlockPixels = 768;
 constexpr int64_t kMostBlocks = 64;
 // Gradients of all blocks together, in floats: 64 MB.
 constexpr int64_t kMostGradients = int64_t{1} << 24;
-// Beyond this many radians the reduction of a sine's argument loses bits, and reason is lost before.
+// Beyond this many radians the reduction of a sine's argument loses bits; reason is lost before.
 constexpr double kLargestPhase = 2e5;
 // Additions below which one thread adds up faster than several agree to.
 constexpr size_t kLoneAdditions = size_t{1} << 18;
@@ -228,7 +241,7 @@ struct Plan {
     bool modulated;
     float omega, sigma;
     size_t gradient_size;
-    Buffer packed, gradients, total;
+    Buffer packed, prepared, gradients, total;
     std::vector<std::unique_ptr<Buffer>> scratch;  // per worker
     std::vector<double> sums;                      // per block: squared error, loss
     std::mutex mutex;
@@ -302,7 +315,8 @@ void cut(Job* job, const Isa& isa, size_t gradient_size) {
     const double side = std::sqrt((double)pixels / (double)blocks);
     auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     const int64_t across = std::max<int64_t>(
-        1, std::min<int64_t>(std::llround((double)job->cols / side), ceil_div(job->cols, isa.lanes)));
+        1, std::min<int64_t>(std::llround((double)job->cols / side),
+                             ceil_div(job->cols, isa.lanes)));
     job->block_cols = ceil_div(ceil_div(job->cols, across), isa.lanes) * isa.lanes;
     job->blocks_across = ceil_div(job->cols, job->block_cols);
     const int64_t down = std::max<int64_t>(1, blocks / job->blocks_across);
@@ -397,6 +411,13 @@ int run(Plan& plan, Job* job, const float* const* params, float* gradients, doub
     }
     if (!(largest * period <= kLargestPhase)) return kPhaseTooLarge;
 
+    if (job->backward && plan.isa->prepare) {
+        const size_t first = plan.isa->prepared_floats(&job->genesis);
+        const size_t second = plan.modulated ? plan.isa->prepared_floats(&job->modulation) : 0;
+        float* prepared = plan.prepared.at_least(first + second);
+        plan.isa->prepare(&job->genesis, prepared);
+        if (plan.modulated) plan.isa->prepare(&job->modulation, prepared + first);
+    }
     cut(job, *plan.isa, plan.gradient_size);
     Call call{&plan, job, job->blocks_down * job->blocks_across};
     const int workers = (int)std::max<int64_t>(1, std::min<int64_t>(threads, call.blocks));
@@ -492,8 +513,8 @@ NIF_EXPORT int nif_forward(Plan* plan, const float* const* params, const float* 
 }
 
 // Loss and gradient on a grid. `loss` is 0 for squares, 1 for magnitudes, 2 for log cosh, 3 where
-// `output_gradient` brings the gradient of the colour. `gradients` receives all tensors' in one row,
-// `result` the summed squared error and the summed loss.
+// `output_gradient` brings the gradient of the colour. `gradients` receives all tensors' in one
+// row, `result` the summed squared error and the summed loss.
 NIF_EXPORT int nif_gradient(Plan* plan, const float* const* params, const float* const* tables,
                             int64_t rows, int64_t cols, const float* target, int32_t loss,
                             const float* output_gradient, float scale, float* gradients,

@@ -23,6 +23,8 @@ struct Net {
     const float* first_y;  // (axis, width[0]): the first map's columns that see y
     const float* first_x;  // (axis, width[0]): and those that see x
 
+    float* prepared;  // what the instruction set made of all this before the blocks
+
     // Where a block's gradient keeps each map's share, in floats. From map 1 on a matrix is stored
     // either as (in, out padded) or as (out, in padded); biases as (out, lanes) partial sums.
     size_t weight_at[kMostLayers];
@@ -62,6 +64,9 @@ struct Isa {
     int32_t tile_rows;  // rows that are worked on together
     // Fill in the gradient layout of a net from `offset` on; return the offset behind it.
     size_t (*lay_out)(Net*, size_t offset);
+    // Floats that `prepare` fills in for a call that wants gradients; both null if it needs none.
+    size_t (*prepared_floats)(const Net*);
+    void (*prepare)(Net*, float* room);
     // Floats of scratch memory per thread.
     size_t (*scratch)(const Job*);
     // Work on one block. `gradient` (zeroed here) receives the sums over its pixels, `sums` the

@@ -9,6 +9,7 @@
 // columns and over rows, which two small products per block turn into weights' gradients.
 #include "plan.h"
 
+#include <type_traits>
 #include <utility>
 
 #if defined(__clang__)
@@ -16,7 +17,9 @@
 #else
 #define NIF_UNROLL _Pragma("GCC unroll 16")
 #endif
-#define NIF_INLINE static inline __attribute__((always_inline))
+#define NIF_ALWAYS __attribute__((always_inline))
+#define NIF_FLAT inline NIF_ALWAYS
+#define NIF_INLINE static NIF_FLAT
 
 namespace nif {
 namespace NIF_NAMESPACE {
@@ -96,12 +99,13 @@ NIF_INLINE vf sine(vf x) {
     return (vf)((vi)sine_of_reduced(r, r * r) ^ odd);
 }
 
-NIF_INLINE void sine_and_cosine(vf x, float* sine, float* cosine) {
+// Return the sine and store the cosine.
+NIF_INLINE vf sine_and_cosine(vf x, float* cosine) {
     vi odd;
     vf r = reduce(x, &odd);
     vf q = r * r;
-    store(sine, (vf)((vi)sine_of_reduced(r, q) ^ odd));
     store(cosine, (vf)((vi)cosine_of_reduced(q) ^ odd));
+    return (vf)((vi)sine_of_reduced(r, q) ^ odd);
 }
 
 // log cosh d and its derivative tanh d, from t = exp(-2|d|), or from series where |d| is small.
@@ -248,8 +252,9 @@ void product(int64_t M, int64_t vectors, int64_t K, const float* a, int64_t ak, 
              int64_t bk, float* c, int64_t cm, const float* start) {
     in_parts(vectors, kWidest, [&](int64_t n, int64_t across) {
         in_parts(M, rows_beside((int)across), [&](int64_t m, int64_t down) {
-            product_for(down, across, start)(K, a + m, ak, b + n * kLanes, bk, c + m * cm + n * kLanes,
-                                      cm, start ? start + m : nullptr);
+            product_for(down, across, start)(K, a + m, ak, b + n * kLanes, bk,
+                                             c + m * cm + n * kLanes, cm,
+                                             start ? start + m : nullptr);
         });
     });
 }
@@ -299,7 +304,8 @@ NIF_INLINE void transpose_square(vf* rows) {
 
 // (features, columns) with row stride `from_stride` to (columns, features padded with zeros);
 // columns is a multiple of kLanes
-void transpose(const float* from, int64_t from_stride, int64_t features, int64_t columns, float* to) {
+void transpose(const float* from, int64_t from_stride, int64_t features, int64_t columns,
+               float* to) {
     const int64_t stride = padded(features);
     for (int64_t f = 0; f < features; f += kLanes) {
         const int64_t there = least(kLanes, features - f);
@@ -332,6 +338,9 @@ struct Arena {
 };
 
 struct Worker {
+    static constexpr bool kWholeTiles = false;   // work on rows beyond the block's end too
+    static constexpr bool kOutputLanes = false;  // keep every weight gradient as (in, out)
+
     const Net* net;
     int64_t block_rows, block_cols;  // rows padded and columns padded of the largest block
 
@@ -356,7 +365,7 @@ struct Worker {
         axis = arena->take(net->axis * longest);
         for (int l = 0; l < net->layers; l++) {
             widest = most(widest, net->width[l]);
-            if (l > 0) sums[l] = arena->take(net->width[l] * kTile);
+            if (l > 0) sums[l] = arena->take(padded(net->width[l]) * kTile);
             if (l < net->layers - 1) {
                 sines[l] = arena->take(net->width[l] * kTile);
                 if (job->backward) cosines[l] = arena->take(net->width[l] * kTile);
@@ -368,8 +377,8 @@ struct Worker {
         row_sums = arena->take(width * block_rows);
         col_sums = arena->take(width * block_cols);
         col_sums_t = arena->take(padded(width) * block_cols);
-        delta[0] = arena->take(widest * kTile);
-        delta[1] = arena->take(widest * kTile);
+        delta[0] = arena->take(padded(widest) * kTile);
+        delta[1] = arena->take(padded(widest) * kTile);
         turned = arena->take(padded(widest) * kTile);
     }
 
@@ -407,10 +416,8 @@ struct Worker {
             for (int64_t v = 0; v < rows; v++) {
                 const int64_t at = f * kTile + v * kLanes;
                 const vf phase = (down[v] + across) * load(period + v * kLanes);
-                if (kBackward)
-                    sine_and_cosine(phase, sines[0] + at, cosines[0] + at);
-                else
-                    store(sines[0] + at, sine(phase));
+                store(sines[0] + at,
+                      kBackward ? sine_and_cosine(phase, cosines[0] + at) : sine(phase));
             }
         }
         for (int l = 1; l <= last; l++) {
@@ -421,10 +428,8 @@ struct Worker {
                 for (int64_t v = 0; v < rows; v++) {
                     const int64_t at = f * kTile + v * kLanes;
                     const vf phase = load(sums[l] + at) * load(period + v * kLanes);
-                    if (kBackward)
-                        sine_and_cosine(phase, sines[l] + at, cosines[l] + at);
-                    else
-                        store(sines[l] + at, sine(phase));
+                    store(sines[l] + at,
+                          kBackward ? sine_and_cosine(phase, cosines[l] + at) : sine(phase));
                 }
             }
         }
@@ -475,6 +480,14 @@ struct Worker {
             for (int64_t v = 0; v < rows; v++) store(d_period + v * kLanes, share[v]);
     }
 
+    static void add_to_bias(float* bias, const float* dz, int64_t out, int64_t rows) {
+        for (int64_t o = 0; o < out; o++) {
+            vf total = load(bias + o * kLanes);
+            for (int64_t v = 0; v < rows; v++) total += load(dz + o * kTile + v * kLanes);
+            store(bias + o * kLanes, total);
+        }
+    }
+
     // Add a tile's gradient. `d_out` (outputs, tile) is the gradient of the last sums.
     template <bool kPeriod>
     void backward(const float* d_out, int64_t row, int64_t rows, int64_t col, const float* period,
@@ -482,12 +495,7 @@ struct Worker {
         const float* dz = d_out;
         for (int l = net->layers - 1; l > 0; l--) {
             const int64_t out = net->width[l], in = net->inputs(l), pixels = rows * kLanes;
-            float* bias = gradient + net->bias_at[l];
-            for (int64_t o = 0; o < out; o++) {
-                vf total = load(bias + o * kLanes);
-                for (int64_t v = 0; v < rows; v++) total += load(dz + o * kTile + v * kLanes);
-                store(bias + o * kLanes, total);
-            }
+            add_to_bias(gradient + net->bias_at[l], dz, out, rows);
             float* weight = gradient + net->weight_at[l];
             if (net->lanes_are_outputs[l]) {
                 transpose(dz, kTile, out, pixels, turned);
@@ -520,7 +528,9 @@ struct Worker {
     }
 
     // (axis, padded) of one side to (positions, axis padded)
-    void turn_axis(int64_t count) { transpose(axis, padded(count), net->axis, padded(count), axis_t); }
+    void turn_axis(int64_t count) {
+        transpose(axis, padded(count), net->axis, padded(count), axis_t);
+    }
 
     // Turn the block's row and column sums into the first layer's gradient.
     void end(const Job* job, const float* y, const float* x, int64_t row, int64_t rows, int64_t col,
@@ -542,6 +552,13 @@ struct Worker {
         }
     }
 };
+
+#if NIF_AMX
+#include "amx.h"
+using Trainer = MatrixWorker;
+#else
+using Trainer = Worker;
+#endif
 
 // ---------------------------------------------------------------- pixels
 
@@ -630,15 +647,17 @@ size_t lay_out(Net* net, size_t offset) {
         // vector operations per pixel, a transposed vector costing about as much as eight products
         const int64_t by_outputs = padded(out) / kLanes * (in + 8);
         const int64_t by_inputs = padded(in) / kLanes * (out + 8);
-        net->lanes_are_outputs[l] = by_outputs <= by_inputs;
-        net->weight_at[l] = take(net->lanes_are_outputs[l] ? in * padded(out) : out * padded(in));
+        net->lanes_are_outputs[l] = Trainer::kOutputLanes || by_outputs <= by_inputs;
+        net->weight_at[l] = take(net->lanes_are_outputs[l] ? padded(in) * padded(out)
+                                                           : out * padded(in));
         net->bias_at[l] = take(out * kLanes);
     }
     return offset;
 }
 
+template <class W>
 struct Block {
-    Worker genesis, modulation;
+    W genesis, modulation;
     float *period, *d_period, *d_shift, *d_colour;
 
     size_t take(float* scratch, const Job* job) {
@@ -653,13 +672,25 @@ struct Block {
     }
 };
 
-size_t scratch_floats(const Job* job) { return Block{}.take(nullptr, job); }
+size_t scratch_floats(const Job* job) {
+    return job->backward ? Block<Trainer>{}.take(nullptr, job) : Block<Worker>{}.take(nullptr, job);
+}
+
+template <bool kBackward>
+struct Either {
+    using Worker_ = Trainer;
+};
+template <>
+struct Either<false> {
+    using Worker_ = Worker;
+};
 
 template <bool kBackward, bool kModulated>
 void run_block(const Job* job, int64_t index, float* scratch, float* gradient, double* sums) {
-    Block block{};
+    using W = typename Either<kBackward>::Worker_;
+    Block<W> block{};
     block.take(scratch, job);
-    Worker &genesis = block.genesis, &modulation = block.modulation;
+    W &genesis = block.genesis, &modulation = block.modulation;
     const int64_t row = index / job->blocks_across * job->block_rows;
     const int64_t col = index % job->blocks_across * job->block_cols;
     const int64_t rows = least(job->block_rows, job->rows - row);
@@ -668,10 +699,12 @@ void run_block(const Job* job, int64_t index, float* scratch, float* gradient, d
     for (int i = 0; i < kTile; i++) steady[i] = job->omega;
 
     genesis.begin(job, job->genesis_y, job->genesis_x, row, rows, col, cols);
-    if (kModulated) modulation.begin(job, job->modulation_y, job->modulation_x, row, rows, col, cols);
+    if (kModulated)
+        modulation.begin(job, job->modulation_y, job->modulation_x, row, rows, col, cols);
     double error = 0.0, loss = 0.0;
     for (int64_t r = 0; r < rows; r += kRows) {
-        const int64_t count = least(kRows, rows - r);
+        const int64_t there = least(kRows, rows - r);
+        const int64_t count = W::kWholeTiles ? kRows : there;
         if (kBackward) {
             genesis.begin_rows();
             if (kModulated) modulation.begin_rows();
@@ -691,27 +724,34 @@ void run_block(const Job* job, int64_t index, float* scratch, float* gradient, d
             const int64_t lanes = least(kLanes, cols - c);
             const int64_t at = (row + r) * job->cols + col + c;
             if (!kBackward) {
-                for (int64_t channel = 0; channel < job->genesis.last(); channel++)
+                for (int64_t channel = 0; channel < job->genesis.last(); channel++) {
+                    float* to = job->output + channel * job->rows * job->cols + at;
+                    const float* from = genesis.output() + channel * kTile;
                     for (int64_t v = 0; v < count; v++)
-                        store_some(job->output + channel * job->rows * job->cols + at + v * job->cols,
-                                   load(genesis.output() + channel * kTile + v * kLanes), lanes);
+                        store_some(to + v * job->cols, load(from + v * kLanes), lanes);
+                }
                 continue;
             }
-            compare(job, genesis.output(), at, count, lanes, block.d_colour, &found);
+            compare(job, genesis.output(), at, there, lanes, block.d_colour, &found);
+            for (int64_t channel = 0; channel < job->genesis.last(); channel++)
+                for (int64_t v = there; v < count; v++)
+                    store(block.d_colour + channel * kTile + v * kLanes, vf{});
             if (kModulated)
                 for (int64_t v = 0; v < count; v++) store(block.d_period + v * kLanes, vf{});
             genesis.template backward<kModulated>(block.d_colour, r, count, c, period,
                                                   block.d_period, gradient);
             if (kModulated) {
-                for (int64_t v = 0; v < count; v++)
-                    store(block.d_shift + v * kLanes, job->sigma * load(block.d_period + v * kLanes));
+                for (int64_t v = 0; v < count; v++) {
+                    const vf d = load(block.d_period + v * kLanes);
+                    store(block.d_shift + v * kLanes, job->sigma * d);
+                }
                 modulation.template backward<false>(block.d_shift, r, count, c, steady, nullptr,
                                                     gradient);
             }
         }
         if (kBackward) {
-            genesis.end_rows(r, count);
-            if (kModulated) modulation.end_rows(r, count);
+            genesis.end_rows(r, there);
+            if (kModulated) modulation.end_rows(r, there);
             error += precise_sum_of_lanes(found.error);
             loss += precise_sum_of_lanes(found.loss);
         }
@@ -727,11 +767,17 @@ void run_block(const Job* job, int64_t index, float* scratch, float* gradient, d
 void block(const Job* job, int64_t index, float* scratch, float* gradient, size_t gradient_size,
            double* sums) {
     for (size_t i = 0; i < gradient_size; i++) gradient[i] = 0.0f;
+#if NIF_AMX
+    if (job->backward) use_tiles();
+#endif
     if (job->backward) {
         if (job->modulated)
             run_block<true, true>(job, index, scratch, gradient, sums);
         else
             run_block<true, false>(job, index, scratch, gradient, sums);
+#if NIF_AMX
+        leave_tiles();
+#endif
     } else {
         if (job->modulated)
             run_block<false, true>(job, index, scratch, gradient, sums);
@@ -745,7 +791,13 @@ bool runs_here() { return NIF_RUNS_HERE; }
 }  // namespace
 
 extern const Isa isa;
-const Isa isa = {NIF_NAME, runs_here, kLanes, kRows, lay_out, scratch_floats, block};
+#if NIF_AMX
+const Isa isa = {NIF_NAME, runs_here, kLanes, kRows, lay_out, prepared_floats, prepare,
+                 scratch_floats, block};
+#else
+const Isa isa = {NIF_NAME, runs_here, kLanes,         kRows, lay_out,
+                 nullptr,  nullptr,   scratch_floats, block};
+#endif
 
 }  // namespace NIF_NAMESPACE
 }  // namespace nif

@@ -1,0 +1,364 @@
+"""Several pictures in, each its own file or its own error; their fits go through the GPU together.
+
+::
+
+    job ─► session (thread): plan ─► fits ─┐                      ┌─► results ─► pack ─► measure
+    job ─► session (thread): plan ─► fits ─┼─► Gathering ─► batch ┼─► results ─► ...
+    job ─► session (thread): plan ─► fits ─┘   (per company)      └─► results ─► another try?
+
+Every picture has a session of its own, in a thread of its own, which waits whenever it needs fits.
+When all that still run wait, what they need is sorted by company (equal architecture, recipe and
+lattice) and each company fitted as one batch. So the tiles of one picture are one batch, like
+pictures are one batch, and a session that tries several rates comes back with its next fits.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nifcore.architecture import Architecture
+from nifcore.bitstream import code_length, expected_magnitudes, pack
+from nifcore.devices import describe_device, resolve_device, single_threaded
+from nifcore.errors import Cancelled, DeviceError, UsageError
+from nifcore.events import Checkpoint, Control, ControlFunction, Phase, ProgressEvent
+from nifcore.events import ProgressFunction as Progress
+from nifcore.fit import Budget, FitResult, Monitor, TileFit
+from nifcore.gpu.base import BatchKernel, BatchKernelFactory
+from nifcore.gpu.batch_fit import BatchFit, Company, Outcome, Seat, company_of
+from nifcore.header import Extension
+from nifcore.kernels import Kernel, make_kernel
+from nifcore.limits import Limits
+from nifcore.network import from_bytes
+from nifcore.picture import PictureSource, read_picture
+from nifcore.plan import Plan
+from nifcore.presets import DEFAULT_EFFORT, find_recipe
+from nifcore.report import Encoded
+from nifcore.session import Session, _exact
+from nifcore.target import make_target
+
+MOST_TOGETHER = 64
+"""More networks in one launch gain nothing: the device is full."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to encode; the fields are arguments of :func:`nifcore.encoder.encode`."""
+
+    image: PictureSource
+    preset: str | None = None
+    effort: int | None = None
+    quality: float | None = None
+    psnr: float | None = None
+    bpp: float | None = None
+    max_bytes: int | None = None
+    seed: int = 0
+    progress: Progress | None = None
+    checkpoint: Checkpoint | None = None
+    control: ControlFunction | None = None
+    keep_icc: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def likeness(
+    width: int, height: int, channels: int, parameters: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Return a key that is equal for jobs worth gathering, from what is known before decoding.
+
+    Sides count in steps of an eighth of an octave, as plans hardly differ within one; which fits
+    do go together is decided exactly, by :func:`~nifcore.gpu.batch_fit.company_of`.
+
+    Args:
+        parameters: keyword arguments of ``encode`` that say what is wanted.
+    """
+    wanted = tuple(
+        (name, parameters[name])
+        for name in ("preset", "effort", "quality", "psnr", "bpp", "max_bytes")
+        if parameters.get(name) is not None
+    )
+    return (_class_of(width), _class_of(height), channels, wanted)
+
+
+def _class_of(side: int) -> int:
+    return round(8 * math.log2(max(1, side)))
+
+
+def encode_many(
+    jobs: Sequence[Job],
+    *,
+    device: str = "auto",
+    kernel: BatchKernelFactory | None = None,
+    together: int = MOST_TOGETHER,
+) -> list[Encoded | Exception]:
+    """Encode several pictures; fits that go together run as one batch.
+
+    Callbacks of the jobs are called from this thread and from one thread per job, never two of one
+    job at once.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        kernel: batched implementation, or None for the device's own.
+        together: most networks in one batch.
+
+    Returns:
+        Per job its result, or the exception that :func:`nifcore.encoder.encode` would have raised.
+
+    Raises:
+        UsageError: ``together`` is below 1.
+        DeviceError: the device is not there.
+    """
+    if together < 1:
+        raise UsageError(f"together is {together}; 1 and more is accepted")
+    where = resolve_device(device)
+    gathering = Gathering(kernel or kernel_for(where), together)
+    results: list[Encoded | Exception | None] = [None] * len(jobs)
+
+    def work(index: int) -> None:
+        try:
+            results[index] = _encode(jobs[index], where, gathering)
+        except Exception as error:
+            # Whatever it is, it is this picture's: the others go on.
+            results[index] = error
+        finally:
+            gathering.leave()
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(jobs))]
+    gathering.expect(len(threads))
+    for thread in threads:
+        thread.start()
+    with single_threaded():
+        gathering.serve()
+    for thread in threads:
+        thread.join()
+    return [_present(result) for result in results]
+
+
+def kernel_for(device: torch.device) -> BatchKernelFactory:
+    """Return the batched implementation for a device: Triton on CUDA, batched torch on a CPU."""
+    if device.type == "cuda":
+        from nifcore.gpu.fused import FusedKernel
+
+        return FusedKernel
+    from nifcore.gpu.stacked import StackedKernel
+
+    return StackedKernel
+
+
+def _kernel_alone(arch: Architecture, device: torch.device) -> Kernel:
+    """Return what renders, and fits what goes on alone."""
+    if device.type == "cuda":
+        from nifcore.gpu.fused import single_kernel
+
+        return single_kernel(arch)
+    return make_kernel(arch)
+
+
+class Gathering:
+    """Where sessions bring their fits, and one thread runs them together.
+
+    Args:
+        kernel: makes the batched implementation for an architecture.
+        together: most networks in one batch.
+    """
+
+    def __init__(self, kernel: BatchKernelFactory, together: int = MOST_TOGETHER) -> None:
+        self._kernel, self._together = kernel, together
+        self._kernels: dict[Architecture, BatchKernel] = {}
+        self._news = threading.Condition()
+        self._running = 0
+        self._waiting: list[_Errand] = []
+
+    def expect(self, sessions: int) -> None:
+        """Announce sessions: nothing is run before all of them wait or have left."""
+        with self._news:
+            self._running += sessions
+
+    def leave(self) -> None:
+        """A session is done and will bring no more."""
+        with self._news:
+            self._running -= 1
+            self._news.notify_all()
+
+    def fit(self, seats: Sequence[Seat], monitors: Sequence[Monitor]) -> list[Outcome]:
+        """Bring fits, wait, and return what became of them; called by sessions."""
+        errand = _Errand(list(seats), list(monitors))
+        with self._news:
+            self._waiting.append(errand)
+            self._news.notify_all()
+        errand.done.wait()
+        return [errand.outcomes[id(seat)] for seat in seats]
+
+    def serve(self) -> None:
+        """Run what is brought until every session has left."""
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: len(self._waiting) == self._running)
+                if not self._waiting:
+                    return
+                errands, self._waiting = self._waiting, []
+            companies: dict[Company, list[tuple[Seat, Monitor, _Errand]]] = {}
+            for errand in errands:
+                for seat, monitor in zip(errand.seats, errand.monitors, strict=True):
+                    companies.setdefault(company_of(seat), []).append((seat, monitor, errand))
+            for company in companies.values():
+                for start in range(0, len(company), self._together):
+                    self._run(company[start : start + self._together])
+            for errand in errands:
+                errand.done.set()
+
+    def _run(self, members: Sequence[tuple[Seat, Monitor, _Errand]]) -> None:
+        seats = [seat for seat, _, _ in members]
+        monitors = [monitor for _, monitor, _ in members]
+        outcomes: Sequence[Outcome]
+        try:
+            if seats[0].cursor.done or (len(seats) == 1 and not _worth_it(seats[0])):
+                pairs = zip(seats, monitors, strict=True)
+                outcomes = [_alone(seat, monitor) for seat, monitor in pairs]
+            else:
+                arch = seats[0].arch
+                if arch not in self._kernels:
+                    self._kernels[arch] = self._kernel(arch)
+                outcomes = BatchFit(seats, self._kernels[arch], monitors).run()
+        except Exception as error:
+            # The sessions wait: each must hear of it.
+            outcomes = [error] * len(seats)
+        for (seat, _, errand), outcome in zip(members, outcomes, strict=True):
+            errand.outcomes[id(seat)] = outcome
+
+
+def _worth_it(seat: Seat) -> bool:
+    """Tell whether one fit alone is to run as a batch: only there are iterations recorded."""
+    return seat.target.device.type == "cuda"
+
+
+def _alone(seat: Seat, monitor: Monitor) -> Outcome:
+    try:
+        return seat.run(monitor)
+    except Exception as error:
+        # As in a batch: one item's trouble.
+        return error
+
+
+@dataclass
+class _Errand:
+    """Fits that one session waits for."""
+
+    seats: list[Seat]
+    monitors: list[Monitor]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class BatchSession(Session):
+    """A session whose tiles are fitted together, and with those of other sessions."""
+
+    gathering: Gathering
+
+    def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
+        self._plan = plan
+        self.header = header = plan.header
+        kernel = _kernel_alone(plan.arch, self.device)
+        self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
+        budget = None
+        if self.recipe.published_bits is None:
+            budget = Budget(
+                plan.budget_bits,
+                lambda tensors: code_length(header, tensors),
+                _exact(header),
+                lambda tensors: expected_magnitudes(header, tensors),
+            )
+        seats = []
+        for index in range(len(self.done_tiles), header.tile_count):
+            x, y, w, h = header.tile_box(index)
+            part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
+            target = from_bytes(part).to(self.device)
+            seat = Seat(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
+            if self.saved_fit is not None:
+                seat.load(self.saved_fit)
+                self.saved_fit = None
+            seats.append(seat)
+        self.kernel_used = self.gathering._kernel(plan.arch).name
+        self._tiles = seats
+        self._paced_from = None
+        outcomes = self.gathering.fit(seats, [self] * len(seats))
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        for outcome in outcomes:
+            if outcome is None:
+                raise Cancelled("cancelled by the caller")
+            assert isinstance(outcome, FitResult)
+            self._account(outcome, header.tile_count)
+            self.done_tiles.append(outcome.rounded.tensors)
+        self._emit(self._event("code", None))
+        return pack(replace(header, extensions=extensions), self.done_tiles)
+
+    def tick(self, fit: TileFit) -> Control:
+        speaker = next((t for t in self._tiles if t.batch is not None), self._tiles[0])
+        if fit is not speaker and not self._finish:
+            # The first tile speaks for all, which move in step; all hear what it hears.
+            return Control.CANCEL if self._cancelled else Control.CONTINUE
+        wish = super().tick(fit)
+        self._cancelled = self._cancelled or wish is Control.CANCEL
+        return wish
+
+    _tiles: list[Seat]
+    _cancelled = False
+
+    def _save(self, fit: TileFit) -> None:
+        # A checkpoint holds one fit at work: of several, none could be resumed by itself.
+        if len(self._tiles) == 1:
+            super()._save(fit)
+        else:
+            self._last_save = time.monotonic()
+
+    def _event(self, phase: Phase, fit: TileFit | None) -> ProgressEvent:
+        event = super()._event(phase, fit)
+        if fit is None or len(self._tiles) == 1:
+            return event
+        count, cursor = event.tiles, fit.cursor
+        eta = None
+        if self._paced_from is not None and cursor.done - self._paced_from[1] >= 3:
+            since, done = self._paced_from
+            eta = (time.monotonic() - since) / (cursor.done - done) * fit.remaining
+        return replace(event, iteration=cursor.done * count, eta_seconds=eta)
+
+
+def _encode(job: Job, device: torch.device, gathering: Gathering) -> Encoded:
+    """Do what :func:`nifcore.encoder.encode` does, with the fits brought to ``gathering``."""
+    began = time.monotonic()
+    recipe = find_recipe(job.preset, job.effort)
+    target = make_target(job.preset, job.quality, job.psnr, job.bpp, job.max_bytes)
+    picture = read_picture(job.image, job.limits, job.keep_icc)
+    session = BatchSession(
+        picture,
+        recipe,
+        device,
+        None,
+        job.seed,
+        job.progress,
+        job.control,
+        job.checkpoint,
+        target,
+        began,
+    )
+    session.gathering = gathering
+    try:
+        data = session.run()
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(f"{describe_device(device)} ran out of memory: {error}") from error
+    except MemoryError as error:
+        raise DeviceError("not enough memory for this picture and rate") from error
+    return Encoded(data, session.report(data, job.preset, job.effort or DEFAULT_EFFORT))
+
+
+def _present(result: Encoded | Exception | None) -> Encoded | Exception:
+    assert result is not None
+    return result
