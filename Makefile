@@ -2,6 +2,7 @@
 #              and WebP, stop the service
 # make serve   start the whole service on this machine and keep it running
 # make test    everything that CI checks
+# make screenshots    every page of the dashboard as a picture, in screenshots/ (needs Chromium)
 # Each sets up a fresh machine by itself: Python 3.11 or newer is all they need.
 
 # The first of these that runs and is new enough.
@@ -17,7 +18,7 @@ FUZZ_SECONDS ?= 10
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo serve test lint types unit fuzz format clean
+.PHONY: demo serve test lint types unit fuzz screenshots format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m api.demo
@@ -47,6 +48,10 @@ fuzz: $(INSTALLED)
 				-artifact_prefix=.fuzz/ -verbosity=0 -print_final_stats=1 || exit 1; \
 		done; \
 	else echo "fuzz: skipped, atheris has no build for this platform"; fi
+
+# Pages of the running service with jobs that really ran; KEEP=--keep renews those in docs/images.
+screenshots: $(INSTALLED)
+	$(BIN)/python -m tests.dashboard.screenshots screenshots $(KEEP)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

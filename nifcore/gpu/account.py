@@ -72,7 +72,7 @@ class Account:
     def magnitudes(self, symbols: Tensor, indices: Tensor) -> Tensor:
         """Return the magnitude that the model expects of every symbol, float64 (B, N)."""
         scales = self._all_scales(symbols, indices)
-        return torch.cat([each.flatten(1) for each in scales], 1) / SCALE_UNIT
+        return torch.cat([each.flatten(1) for each in scales], 1).double() / SCALE_UNIT
 
     def choose(self, weights: Tensor, sensitivity: Tensor, bits: Tensor) -> Tensor:
         """Return step indices (B, tensors) by sensitivity, as fine as ``bits`` (B,) allow.

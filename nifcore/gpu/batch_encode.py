@@ -31,9 +31,10 @@ from nifcore.errors import Cancelled, DeviceError, UsageError
 from nifcore.events import Checkpoint, Control, ControlFunction, Phase, ProgressEvent
 from nifcore.events import ProgressFunction as Progress
 from nifcore.fit import Budget, FitResult, Monitor, TileFit
+from nifcore.gpu.account import Account
 from nifcore.gpu.base import BatchKernel, BatchKernelFactory
 from nifcore.gpu.batch_fit import BatchFit, Company, Outcome, Seat, company_of
-from nifcore.header import Extension
+from nifcore.header import Extension, Header
 from nifcore.kernels import Kernel, make_kernel
 from nifcore.limits import Limits
 from nifcore.network import from_bytes
@@ -175,6 +176,12 @@ class Gathering:
         self._running = 0
         self._waiting: list[_Errand] = []
 
+    def kernel_of(self, arch: Architecture) -> BatchKernel:
+        """Return the batched implementation for an architecture."""
+        if arch not in self._kernels:
+            self._kernels[arch] = self._kernel(arch)
+        return self._kernels[arch]
+
     def expect(self, sessions: int) -> None:
         """Announce sessions: nothing is run before all of them wait or have left."""
         with self._news:
@@ -186,9 +193,14 @@ class Gathering:
             self._running -= 1
             self._news.notify_all()
 
-    def fit(self, seats: Sequence[Seat], monitors: Sequence[Monitor]) -> list[Outcome]:
+    def fit(
+        self, header: Header, seats: Sequence[Seat], monitors: Sequence[Monitor]
+    ) -> list[Outcome]:
         """Bring fits, wait, and return what became of them; called by sessions."""
-        errand = _Errand(list(seats), list(monitors))
+        errand = _Errand(header, list(seats), list(monitors))
+        if not self._running:
+            self._run_all([errand])  # nobody serves: one session by itself
+            return [errand.outcomes[id(seat)] for seat in seats]
         with self._news:
             self._waiting.append(errand)
             self._news.notify_all()
@@ -203,15 +215,21 @@ class Gathering:
                 if not self._waiting:
                     return
                 errands, self._waiting = self._waiting, []
-            companies: dict[Company, list[tuple[Seat, Monitor, _Errand]]] = {}
-            for errand in errands:
-                for seat, monitor in zip(errand.seats, errand.monitors, strict=True):
-                    companies.setdefault(company_of(seat), []).append((seat, monitor, errand))
-            for company in companies.values():
-                for start in range(0, len(company), self._together):
-                    self._run(company[start : start + self._together])
+            self._run_all(errands)
             for errand in errands:
                 errand.done.set()
+
+    def _run_all(self, errands: Sequence[_Errand]) -> None:
+        """Sort fits by company and run each company, in as many batches as it takes."""
+        companies: dict[tuple[Company, int], list[tuple[Seat, Monitor, _Errand]]] = {}
+        for errand in errands:
+            for seat, monitor in zip(errand.seats, errand.monitors, strict=True):
+                # one that an earlier run began keeps no step with the others
+                key = company_of(seat), id(seat) if seat.cursor.done else 0
+                companies.setdefault(key, []).append((seat, monitor, errand))
+        for company in companies.values():
+            for start in range(0, len(company), self._together):
+                self._run(company[start : start + self._together])
 
     def _run(self, members: Sequence[tuple[Seat, Monitor, _Errand]]) -> None:
         seats = [seat for seat, _, _ in members]
@@ -222,10 +240,10 @@ class Gathering:
                 pairs = zip(seats, monitors, strict=True)
                 outcomes = [_alone(seat, monitor) for seat, monitor in pairs]
             else:
-                arch = seats[0].arch
-                if arch not in self._kernels:
-                    self._kernels[arch] = self._kernel(arch)
-                outcomes = BatchFit(seats, self._kernels[arch], monitors).run()
+                account = None
+                if seats[0].target.device.type == "cuda" and seats[0].budget is not None:
+                    account = Account(members[0][2].header, seats[0].target.device)
+                outcomes = BatchFit(seats, self.kernel_of(seats[0].arch), monitors, account).run()
         except Exception as error:
             # The sessions wait: each must hear of it.
             outcomes = [error] * len(seats)
@@ -250,6 +268,7 @@ def _alone(seat: Seat, monitor: Monitor) -> Outcome:
 class _Errand:
     """Fits that one session waits for."""
 
+    header: Header
     seats: list[Seat]
     monitors: list[Monitor]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -259,7 +278,8 @@ class _Errand:
 class BatchSession(Session):
     """A session whose tiles are fitted together, and with those of other sessions."""
 
-    gathering: Gathering
+    gathering: Gathering | None = None
+    """Where the fits of several sessions meet; one by itself needs none."""
 
     def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
         self._plan = plan
@@ -284,10 +304,12 @@ class BatchSession(Session):
                 seat.load(self.saved_fit)
                 self.saved_fit = None
             seats.append(seat)
-        self.kernel_used = self.gathering._kernel(plan.arch).name
+        if self.gathering is None:
+            self.gathering = Gathering(kernel_for(self.device))
+        self.kernel_used = self.gathering.kernel_of(plan.arch).name
         self._tiles = seats
         self._paced_from = None
-        outcomes = self.gathering.fit(seats, [self] * len(seats))
+        outcomes = self.gathering.fit(header, seats, [self] * len(seats))
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

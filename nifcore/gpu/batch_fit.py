@@ -32,6 +32,7 @@ from nifcore.architecture import Architecture
 from nifcore.errors import FitDiverged, UsageError
 from nifcore.events import Control
 from nifcore.fit import Budget, FitResult, Monitor, TileFit
+from nifcore.gpu.account import Account
 from nifcore.gpu.base import BatchKernel
 from nifcore.gpu.graphs import Recorder
 from nifcore.gpu.lattices import Batch, LatticeStore
@@ -125,13 +126,18 @@ class BatchFit:
         seats: fits that have not begun; equal in :func:`company_of`.
         kernel: batched implementation to run.
         monitors: one per fit.
+        account: chooses the steps of all on the device; None lets every fit do it on the host.
 
     Raises:
         UsageError: the fits do not go together, or have begun.
     """
 
     def __init__(
-        self, seats: Sequence[Seat], kernel: BatchKernel, monitors: Sequence[Monitor]
+        self,
+        seats: Sequence[Seat],
+        kernel: BatchKernel,
+        monitors: Sequence[Monitor],
+        account: Account | None = None,
     ) -> None:
         companies = {company_of(seat) for seat in seats}
         if len(companies) != 1 or any(seat.cursor.done for seat in seats):
@@ -141,6 +147,7 @@ class BatchFit:
                 "that have not begun are accepted"
             )
         first = seats[0]
+        self.account = account
         self.arch, self.recipe, self.kernel = first.arch, first.recipe, kernel
         self.device = first.target.device
         self.layout = Layout(self.arch)
@@ -166,6 +173,7 @@ class BatchFit:
         self.bits = torch.tensor(
             [math.inf if s.budget is None else s.budget.bits for s in seats], device=self.device
         )
+        self.sensitivity = self.weights.new_ones(len(seats), len(self.layout.shapes))
         self._owners = self.layout.owners(self.device)
         self._optimiser: BatchOptimiser | None = None
         self._recorder = Recorder(self.device)
@@ -246,10 +254,9 @@ class BatchFit:
         indices = range(min(3, self.store.count))
         probes = [self.store.gather(torch.full_like(self._items(), index)) for index in indices]
         generators = [seat.generator for seat in self.seats]
-        measured = batch_sensitivities(
-            self.kernel, self.layout, self.weights, probes, generators
-        ).tolist()
-        for seat, sensitivity in zip(self.seats, measured, strict=True):
+        measured = batch_sensitivities(self.kernel, self.layout, self.weights, probes, generators)
+        self.sensitivity.copy_(measured)
+        for seat, sensitivity in zip(self.seats, measured.tolist(), strict=True):
             seat.sensitivity = sensitivity
 
     def _make_optimiser(self, spec: Optimiser) -> BatchOptimiser:
@@ -424,6 +431,9 @@ class BatchFit:
             return
         if self.seats[0].lattice is not None and clock.iteration % single._RATE_UPDATE:
             return
+        if self.account is not None:
+            self._choose_steps(self.account)
+            return
         host = self.weights.cpu()
         steps, widths, changed = [], [], False
         for row, seat in enumerate(self.seats):
@@ -441,10 +451,30 @@ class BatchFit:
         if widths:
             self.widths.copy_(torch.stack(widths))
         if changed:
-            # errors under other steps are not comparable
-            self.best_error.fill_(math.inf)
-            self.error_sum.zero_()
-            self.samples.zero_()
+            self._forget_errors()
+
+    def _choose_steps(self, account: Account) -> None:
+        """Do on the device what :meth:`TileFit._control_rate` does for one fit."""
+        clock, seat = self._clock, self.seats[0]
+        frozen = clock.iteration > seat.stage.iterations(self.store.count) * single._RATE_FREEZE
+        if seat.lattice is None or not frozen:
+            indices = account.choose(self.weights, self.sensitivity, self.bits)
+            self.steps.copy_(account.steps[indices][:, self._owners])
+            for each, found in zip(self.seats, indices.tolist(), strict=True):
+                each.lattice = UniformLattice(tuple(found))
+            self._forget_errors()
+        if self.recipe.rate_weight:
+            lattices = [seat.lattice for seat in self.seats]
+            chosen = [each.indices for each in lattices if isinstance(each, UniformLattice)]
+            indices = torch.tensor(chosen, device=self.device)
+            expected = account.magnitudes(account.symbols(self.weights, indices), indices)
+            self.widths.copy_(8.69 * expected.square() + 1.0)
+
+    def _forget_errors(self) -> None:
+        """Errors under other steps are not comparable."""
+        self.best_error.fill_(math.inf)
+        self.error_sum.zero_()
+        self.samples.zero_()
 
     def _add_rate_gradient(self, gradient: Tensor, weights: Tensor, error: Tensor) -> None:
         """Add the gradient of ``lambda * bits``, see :meth:`TileFit._add_rate_gradient`."""
@@ -476,6 +506,8 @@ class BatchFit:
         cursor.error_sum, cursor.error_count = float(self.error_sum[row]), int(self.samples[row])
         cursor.best_error = float(self.best_error[row])
         cursor.kept_error = float(self.kept_error[row])
+        if isinstance(seat.lattice, UniformLattice):
+            seat.widths = self.layout.unpack(self.widths[row])
         if self._optimiser is None:
             return
         state = self._optimiser.state_of(row)
@@ -502,7 +534,7 @@ class BatchFit:
         items = torch.tensor(others, device=self.device)
         for name in (
             "weights", "best", "kept", "best_error", "kept_error", "error_sum", "samples",
-            "loss", "bad", "steps", "widths", "bits",
+            "loss", "bad", "steps", "widths", "bits", "sensitivity",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name).index_select(0, items))
         self.order = self.order.index_select(1, items)

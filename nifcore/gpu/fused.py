@@ -172,6 +172,7 @@ class _Programs:
             PRECISION=precision,
             num_warps=self.tuning.warps,
             num_stages=1,  # more would not fit in shared memory
+            enable_fp_fusion=True,
         )
 
 

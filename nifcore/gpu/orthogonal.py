@@ -60,6 +60,7 @@ def gram_schmidt(matrices: Tensor) -> Tensor:
                 COLUMNS=_PANEL,
                 PASSES=_PASSES,
                 num_warps=4 if n <= 128 else 8,
+                enable_fp_fusion=True,
             )
         panels.append(panel)
     return torch.cat(panels, 2)

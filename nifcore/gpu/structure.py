@@ -53,7 +53,7 @@ class Structure:
         """Return the mean SSIM of every item (B,) over the windows that hold no padding."""
         count = 5 * x.shape[1]
         moments = torch.cat([x, y, x * x, y * y, x * y], dim=1)
-        taps = self._taps.expand(count, 1, 1, SSIM_WINDOW)
+        taps = self._taps.to(x.dtype).expand(count, 1, 1, SSIM_WINDOW)
         blurred = conv2d(conv2d(moments, taps.mT, groups=count), taps, groups=count)
         mean_x, mean_y, xx, yy, xy = blurred.chunk(5, dim=1)
         contrast = (2 * (xy - mean_x * mean_y) + _C2) / (

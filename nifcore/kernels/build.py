@@ -94,9 +94,7 @@ def compile_library(target: Path, compilers: Sequence[str] = _COMPILERS) -> None
                 *(compiled(name, *_EXTENSIONS[name]) for name in extensions),
             ]
         )
-        known = [
-            name for name, why in zip(extensions, refused, strict=True) if why is None
-        ]
+        known = [name for name, why in zip(extensions, refused, strict=True) if why is None]
         marks = [
             f'-DNIF_FINGERPRINT="{fingerprint()}"',
             *(f"-DNIF_WITH_{n.upper()}" for n in known),
@@ -106,9 +104,7 @@ def compile_library(target: Path, compilers: Sequence[str] = _COMPILERS) -> None
         for failure in (
             portable,
             *_run_together([compiled("fused", *marks)]),
-            *_run_together(
-                [[compiler, "-shared", "-pthread", *objects, "-o", library]]
-            ),
+            *_run_together([[compiler, "-shared", "-pthread", *objects, "-o", library]]),
         ):
             if failure is not None:
                 raise BuildFailed(failure)
@@ -126,15 +122,11 @@ def _run_together(commands: Sequence[Sequence[str]]) -> list[str | None]:
     """Run commands side by side; return for each why it failed, or None."""
     try:
         running = [
-            subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             for command in commands
         ]
     except OSError as error:
-        raise BuildFailed(
-            f"cannot run {commands[0][0]}: {error.strerror or error}"
-        ) from error
+        raise BuildFailed(f"cannot run {commands[0][0]}: {error.strerror or error}") from error
     failures: list[str | None] = []
     for process in running:
         try:
@@ -145,8 +137,6 @@ def _run_together(commands: Sequence[Sequence[str]]) -> list[str | None]:
         if process.returncode == 0:
             failures.append(None)
             continue
-        first = next(
-            (line for line in said.splitlines() if "error" in line), said[:200]
-        )
+        first = next((line for line in said.splitlines() if "error" in line), said[:200])
         failures.append(f"{commands[0][0]} failed: {first.strip()}")
     return failures

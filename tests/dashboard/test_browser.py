@@ -9,18 +9,17 @@ import base64
 import io
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
 from PIL import Image
 
 from api.embedded import EmbeddedService
 from tests.dashboard.browsing import DROP, HOME, Tab, browsing, chromium
+from tests.dashboard.whole_service import Service, waves
 from tests.worker.receivers import Receiver, receiving
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -31,58 +30,6 @@ expect = playwright.expect
 
 PAGES = ("", "/jobs", "/dead", "/webhooks", "/workers", "/queues", "/keys", "/audit")
 PATIENCE_MS = 60_000
-
-
-class Service:
-    """The running service, and a client past the dashboard.
-
-    Attributes:
-        url: where it is.
-        key: an administrator's.
-        client: sends that key.
-    """
-
-    def __init__(self, url: str, key: str) -> None:
-        self.url, self.key = url, key
-        self.client = httpx2.Client(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60.0
-        )
-
-    def submit(self, data: bytes, **fields: object) -> str:
-        files = {"file": ("waves.png", data)}
-        sent = {name: str(value) for name, value in fields.items()}
-        answer = self.client.post("/v1/jobs", files=files, data=sent)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
-        return found
-
-    def until(self, job_id: str, *states: str) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_MS / 1000
-        while (job := self.job(job_id))["state"] not in states:
-            assert time.monotonic() < deadline, job
-            time.sleep(0.1)
-        return job
-
-    def make_key(self, *scopes: str) -> str:
-        wanted = {"tenant": "admin", "scopes": list(scopes), "name": "for a test"}
-        return str(self.client.post("/v1/keys", json=wanted).json()["key"])
-
-
-def waves(seed: int, width: int = 96, height: int = 64) -> bytes:
-    """Return a picture with something to learn in it, another one for each seed."""
-    y, x = np.mgrid[0:height, 0:width] / width
-    generator = np.random.default_rng(seed)
-    channels = []
-    for _ in range(3):
-        a, b, c = generator.uniform(4, 24, 3)
-        channels.append(127 + 80 * np.sin(a * x + b * y) + 40 * np.sin(c * x * y))
-    pixels = np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,40 @@ def test_finishing_one_early_keeps_its_best():
     assert not early.report.complete
     assert early.report.bpp <= 3.0
     assert whole.report.complete
+
+
+class Memory:
+    """A checkpoint in memory, saved as often as can be."""
+
+    interval_seconds = 0.0
+
+    def __init__(self):
+        self.data = None
+
+    def load(self):
+        return self.data
+
+    def save(self, data):
+        self.data = data
+
+
+def test_what_was_cancelled_goes_on_from_its_checkpoint_beside_others():
+    memory, asked = Memory(), []
+
+    def cancel():
+        asked.append(None)
+        return Control.CANCEL if len(asked) > 90 else Control.CONTINUE
+
+    first = Job(picture(0), effort=1, bpp=3.0, checkpoint=memory, control=cancel)
+    (stopped,) = encode_many([first], device="cpu")
+    resumed, other = encode_many(
+        [replace(first, control=None), Job(picture(1), effort=1, bpp=3.0)], device="cpu"
+    )
+
+    assert isinstance(stopped, Cancelled)
+    assert any("resumed" in note for note in resumed.report.notes)
+    assert resumed.report.psnr_db > 14
+    assert other.report.complete
 
 
 def test_a_wanted_psnr_is_searched_for_within_the_batch():

@@ -9,6 +9,7 @@ from nifcore.bitstream import code_length, expected_magnitudes, pack
 from nifcore.errors import FitDiverged, UsageError
 from nifcore.events import Control
 from nifcore.fit import Budget, TileFit
+from nifcore.gpu.account import Account
 from nifcore.gpu.batch_fit import BatchFit, Seat, company_of
 from nifcore.gpu.stacked import StackedKernel
 from nifcore.header import Colour, Header, NetShape
@@ -76,9 +77,9 @@ class Watch:
         self.messages.append(message)
 
 
-def together(recipe, scripts=(None, None, None), kernel=None):
+def together(recipe, scripts=(None, None, None), kernel=None, account=None):
     seats, watches = fits(Seat, recipe), [Watch(script) for script in scripts]
-    outcomes = BatchFit(seats, kernel or StackedKernel(ARCH), watches).run()
+    outcomes = BatchFit(seats, kernel or StackedKernel(ARCH), watches, account).run()
     return seats, watches, outcomes
 
 
@@ -115,6 +116,14 @@ def test_the_first_passes_are_those_of_the_single_fit_to_rounding(recipe):
         assert alone.run(Watch(stop)) is None
         for ours, truth in zip(seat.params, alone.params, strict=True):
             torch.testing.assert_close(ours, truth, rtol=2e-3, atol=2e-5)
+
+
+def test_steps_chosen_on_the_device_serve_as_well_as_those_of_the_host():
+    seats, _, outcomes = together(STEADY, account=Account(HEADER, torch.device("cpu")))
+
+    for seat, found, alone in zip(seats, outcomes, fits(TileFit, STEADY), strict=True):
+        assert psnr(seat, found) == pytest.approx(psnr(alone, alone.run(Watch())), abs=0.6)
+        assert seat.budget.exact(found.rounded.tensors) <= seat.budget.bits
 
 
 def test_soap_learns_every_picture_of_a_batch():
