@@ -93,7 +93,8 @@ def _decode(
         return [as_weights(tensor, device) for tensor in tiles[index]]
 
     try:
-        pixels = render(header, weights, make_kernel(Architecture.of(header), kernel), view, device)
+        chosen = make_kernel(Architecture.of(header), kernel, device.type)
+        pixels = render(header, weights, chosen, view, device)
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(f"{describe_device(device)} ran out of memory: {error}") from error
     return pixels, header

@@ -210,7 +210,7 @@ class Session:
         """Fit every tile that is not done yet, and pack."""
         self._plan = plan
         self.header = header = plan.header
-        kernel = make_kernel(plan.arch, self.kernel_name)
+        kernel = make_kernel(plan.arch, self.kernel_name, self.device.type)
         self.kernel_used = kernel.name
         budget = None
         if self.recipe.published_bits is None:

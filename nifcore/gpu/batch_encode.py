@@ -144,9 +144,9 @@ def encode_many(
 def kernel_for(device: torch.device) -> BatchKernelFactory:
     """Return the batched implementation for a device: Triton on CUDA, batched torch on a CPU."""
     if device.type == "cuda":
-        from nifcore.gpu.fused import FusedKernel
+        from nifcore.gpu.fused import batch_kernel
 
-        return FusedKernel
+        return batch_kernel
     from nifcore.gpu.stacked import StackedKernel
 
     return StackedKernel

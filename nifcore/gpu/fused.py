@@ -18,10 +18,11 @@ from torch import Tensor
 
 from nifcore.architecture import Architecture
 from nifcore.errors import DeviceError, UsageError
-from nifcore.gpu.base import SingleKernel, first_gradient, first_terms
+from nifcore.gpu.base import BatchKernel, SingleKernel, first_gradient, first_terms
 from nifcore.gpu.lattices import Axes, Batch
 from nifcore.gpu.layout import Layout
 from nifcore.gpu.network_programs import COLUMNS, LOSS_GIVEN, RENDER, network
+from nifcore.gpu.stacked import StackedKernel
 from nifcore.gpu.structure import Structure
 from nifcore.losses import Objective
 
@@ -32,8 +33,8 @@ _LOSSES = {"mse": 0, "l1": 1, "log_cosh": 2}
 _PROGRAMS = 528
 """Programs that keep a large GPU busy: four for each of 132 multiprocessors."""
 _LEAST_WIDTH = 16
-_WIDEST = 512
-"""A wider layer's gradient would not fit in the registers of a program."""
+_WIDEST = 128
+"""A wider layer after the first needs more shared memory than a program can have."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,13 @@ class FusedKernel:
         return self._modulation.render(flat, batch.modulation, batch, None, precision)
 
 
+def batch_kernel(arch: Architecture) -> BatchKernel:
+    """Return the programs, or batched torch for layers that are too wide for them."""
+    if max(arch.genesis.hidden[1:], default=0) > _WIDEST:
+        return StackedKernel(arch)
+    return FusedKernel(arch)
+
+
 def single_kernel(arch: Architecture) -> SingleKernel:
     """Return the programs as an ordinary kernel, for one network.
 
@@ -262,4 +270,4 @@ def single_kernel(arch: Architecture) -> SingleKernel:
     """
     if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:
         raise DeviceError("the kernel 'triton' needs a CUDA device; this machine has none")
-    return SingleKernel(arch, FusedKernel(arch))
+    return SingleKernel(arch, batch_kernel(arch))

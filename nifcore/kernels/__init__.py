@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from nifcore.architecture import Architecture
 from nifcore.errors import UsageError
 from nifcore.kernels.base import Kernel, KernelFactory
@@ -13,11 +15,20 @@ from nifcore.kernels.reference import CompiledKernel, ReferenceKernel
 
 __all__ = ["Choice", "Kernel", "choices", "make_kernel"]
 
+
+def _triton(arch: Architecture) -> Kernel:
+    # loaded only when asked for: Triton takes its time, and is not everywhere
+    from nifcore.gpu.fused import single_kernel
+
+    return single_kernel(arch)
+
+
 _KERNELS: dict[str, tuple[KernelFactory, str]] = {
     "fused": (FusedKernel, "C++, forward, loss and backward of a tile in the caches"),
     "chunked": (ChunkedKernel, "hand-written forward and backward in cache-sized chunks"),
     "compiled": (CompiledKernel, "torch.compile of the reference; slow first use"),
     "reference": (ReferenceKernel, "plain torch with autograd; slowest, the truth for the others"),
+    "triton": (_triton, "Triton programs for a CUDA device; used when asked for"),
 }
 """Every kernel by name, best first: the first that this installation has is the default."""
 
@@ -57,18 +68,23 @@ def choices(asked: str | None = None) -> list[Choice]:
         elif key == "fused" and missing is not None:
             reason += f": not available, {missing}"
         available = key != "fused" or missing is None
+        if key == "triton" and not torch.cuda.is_available():
+            available = False
+            reason += ": not available, no CUDA device"
         listed.append(Choice(key, key == name, available, reason))
     return listed
 
 
-def make_kernel(arch: Architecture, asked: str | None = None) -> Kernel:
-    """Return the kernel named ``asked``, or the best one, for ``arch``.
+def make_kernel(arch: Architecture, asked: str | None = None, device: str = "cpu") -> Kernel:
+    """Return the kernel named ``asked``, or the best one for that type of device, for ``arch``.
 
     ``fused:avx2`` and the like ask for one of the instruction sets that the machine can run.
 
     Raises:
         UsageError: no kernel has that name, or this installation cannot run it.
     """
+    if asked is None and device != "cpu":
+        return ChunkedKernel(arch)  # the fused one would pass all work on to it
     name, instruction_set = _checked(asked, _missing())
     if instruction_set is not None:
         return FusedKernel(arch, instruction_set=instruction_set)

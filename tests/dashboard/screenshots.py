@@ -100,9 +100,9 @@ def take(tab: Tab, path: str, to: Path, *, whole: bool = True) -> None:
 
 
 def small(path: Path) -> None:
-    """Rewrite a picture with 256 colours: a third of the bytes, and hardly another picture."""
+    """Rewrite a picture in as few bytes as PNG can."""
     image = Image.open(path).convert("RGB")
-    image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    image.save(path, optimize=True)
 
 
 def run(folder: Path, keep: bool) -> None:

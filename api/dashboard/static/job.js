@@ -311,7 +311,7 @@ function paint() {
 
 function zoom(factor, cx, cy) {
   const box = place(), before = view.scale ?? view.fit;
-  const scale = Math.min(32, Math.max(view.fit * 0.5, before * factor));
+  const scale = Math.min(Math.max(32, view.fit * 2), Math.max(Math.min(1, view.fit) * 0.5, before * factor));
   const x = cx ?? box.width / 2, y = cy ?? box.height / 2;
   view.x = x - ((x - view.x) * scale) / before;
   view.y = y - ((y - view.y) * scale) / before;
@@ -322,12 +322,12 @@ function shift(dx, dy) { place(); view.scale ??= view.fit; view.x += dx; view.y 
 function split(to) { view.split = Math.min(1, Math.max(0, to)); draw(); }
 function mode(name) {
   view.mode = name;
-  for (const button of $$("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === name));
+  for (const button of $$("button[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === name));
   draw();
 }
 const zooms = { in: () => zoom(1.6), out: () => zoom(1 / 1.6), fit: () => { view.scale = null; draw(); }, one: () => zoom(1 / (view.scale ?? view.fit)) };
 document.addEventListener("click", (event) => {
-  const chosen = event.target.closest("[data-mode]"), asked = event.target.closest("[data-zoom]");
+  const chosen = event.target.closest("button[data-mode]"), asked = event.target.closest("[data-zoom]");
   if (chosen) mode(chosen.dataset.mode);
   if (asked) zooms[asked.dataset.zoom]();
 });

@@ -12,7 +12,7 @@ from nifcore.network import Architecture, forward, initialise, pixel_grid
 
 triton = pytest.importorskip("triton", reason="Triton has no build for this machine")
 
-from nifcore.gpu.fused import FusedKernel, Tuning, padded, single_kernel  # noqa: E402
+from nifcore.gpu.fused import FusedKernel, Tuning, batch_kernel, padded, single_kernel  # noqa: E402
 
 SHAPES = [
     Architecture(NetShape((19, 11, 7), 3), NetShape((9, 5), 2), 3),
@@ -174,5 +174,7 @@ def test_widths_are_padded_to_powers_of_two():
 def test_what_the_programs_cannot_hold_is_refused():
     with pytest.raises(UsageError, match="precision is 'fp4'; accepted are tf32, tf32x3, bf16"):
         FusedKernel(SHAPES[0], "fp4")
-    with pytest.raises(UsageError, match="600 features; at most 512"):
+    with pytest.raises(UsageError, match="600 features; at most 128"):
         FusedKernel(Architecture(NetShape((600, 600), 2), None, 3))
+    assert batch_kernel(Architecture(NetShape((600, 600), 2), None, 3)).name == "stacked"
+    assert batch_kernel(SHAPES[0]).name == "triton"
