@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # More arguments for pip, for example an index of CPU builds of torch on a machine without a GPU.
 PIP_ARGS ?=
+# Test files that run at the same time: much of what they do is waiting for workers and servers.
+PROCESSES ?= 2
 # Seconds that each fuzz target runs.
 FUZZ_SECONDS ?= 10
 
@@ -36,7 +38,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 # Each target for a few seconds; inputs that break one are kept under .fuzz/.
 fuzz: $(INSTALLED)

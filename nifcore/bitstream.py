@@ -24,6 +24,7 @@ from nifcore import entropy
 from nifcore.entropy import Prior, Role, Symbols
 from nifcore.errors import CorruptBitstream, LimitExceeded, NotNif, UnsupportedVersion, UsageError
 from nifcore.header import (
+    CRC_BYTES,
     MAGIC,
     VERSION,
     Header,
@@ -43,8 +44,6 @@ from nifcore.tensors import (
     Step,
     UniformStep,
 )
-
-CRC_BYTES = 4
 
 _INDEX_BITS = (STEP_INDICES - 1).bit_length()
 _GRAIN_BITS = 2

@@ -26,6 +26,8 @@ from nifcore.limits import Limits
 
 MAGIC = b"\x8eNIF\r\n\x1a\n"
 VERSION = 1
+CRC_BYTES = 4
+"""A file ends with the CRC-32 of everything before it."""
 
 MAX_SIDE = 2**31 - 1
 MAX_HIDDEN_LAYERS = 16

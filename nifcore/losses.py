@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nifcore import metrics
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,6 +74,8 @@ class Objective:
     def _structure(self, output: Tensor, target: Tensor) -> Tensor:
         # the network's range of 2 is SSIM's data range; SSIM does not change under the shift of
         # both pictures only if the constants see the same luminance, so move to [0, 2] first
+        from nifcore import metrics
+
         similar = metrics.ssim if self.structural == "dssim" else metrics.ms_ssim
         return 1.0 - similar(output + 1.0, target + 1.0, data_range=2.0)
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from nifcore.architecture import Architecture
-from nifcore.bitstream import CRC_BYTES
 from nifcore.errors import ImpossibleTarget
-from nifcore.header import Colour, Header, NetShape, header_bytes
+from nifcore.header import CRC_BYTES, Colour, Header, NetShape, header_bytes
 
 BITS_PER_PARAMETER = 5.9
 _MIN_PARAMETERS = 60

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nifcore import metrics
 from nifcore.architecture import Architecture
-from nifcore.bitstream import CRC_BYTES, code_length, expected_magnitudes, pack
+from nifcore.bitstream import code_length, expected_magnitudes, pack
 from nifcore.decoder import decode_pixels
 from nifcore.devices import describe_device, single_threaded
 from nifcore.errors import Cancelled, ImpossibleTarget
@@ -39,6 +39,7 @@ from nifcore.events import (
 )
 from nifcore.fit import Budget, FitResult, TileFit
 from nifcore.header import (
+    CRC_BYTES,
     EXTENSION_ICC_PROFILE,
     Colour,
     Extension,

@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nifcore.architecture import Architecture
-from nifcore.bitstream import CRC_BYTES
 from nifcore.errors import ImpossibleTarget
-from nifcore.header import Colour, header_bytes
+from nifcore.header import CRC_BYTES, Colour, header_bytes
 from nifcore.plan import (
     BITS_PER_PARAMETER,
     bpp_of_quality,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nifcore.bitstream import CRC_BYTES, pack
-from nifcore.header import Colour, Header, NetShape, header_bytes
+from nifcore.bitstream import pack
+from nifcore.header import CRC_BYTES, Colour, Header, NetShape, header_bytes
 from nifcore.probability import QUARTER_OCTAVES, SCALE_THRESHOLDS
 from nifcore.tensors import STEP_MANTISSAS, QuantisedTensor, UniformStep
 from tests.nifcore.reference_decoder import SymbolTrace, decode_file
