@@ -34,7 +34,8 @@ class ProgressEvent:
         iteration, iterations: optimiser iterations done and planned, over the whole encode.
         loss: latest training loss, or None outside fitting.
         psnr_db: latest estimate of the PSNR in dB, or None before the first.
-        bpp: estimate of the whole file's bits per pixel, or None before there is one.
+        bpp: of the whole file: as planned while weights are fitted, as the coder counts them once
+            they are rounded; None where nothing is planned (published presets).
         seconds: since the encode began.
         eta_seconds: estimated seconds left, or None while unknown.
         preview: uint8 (height, width, channels), the whole picture as it looks by now, at most 256

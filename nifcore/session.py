@@ -109,6 +109,9 @@ class Session:
         self._paced_from: tuple[float, int] | None = None
         self._last_event = self._last_preview = -math.inf
         self._last_save = time.monotonic()
+        # coded size, of finished tiles and of the one at work once its weights are rounded
+        self._done_bits: list[float] = []
+        self._tile_bits: float | None = None
         self._plan: Plan | None = None
         self._canvas: Canvas | None = None
         self._finish = False
@@ -221,6 +224,7 @@ class Session:
                 _exact(header),
                 lambda tensors: expected_magnitudes(header, tensors),
             )
+        self._done_bits = [code_length(header, tensors) for tensors in self.done_tiles]
         self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
         for index in range(len(self.done_tiles), header.tile_count):
             x, y, w, h = header.tile_box(index)
@@ -231,6 +235,7 @@ class Session:
                 fit.load(self.saved_fit)
                 self.saved_fit = None
             self._paced_from = None
+            self._tile_bits = None
             with single_threaded():
                 result = fit.run(self)
             if result is None:
@@ -241,6 +246,8 @@ class Session:
                 weights = [as_weights(tensor, self.device) for tensor in result.rounded.tensors]
                 self._canvas.draw(index, kernel, weights, fit.grid)
             self.done_tiles.append(result.rounded.tensors)
+            self._tile_bits = None
+            self._done_bits.append(code_length(header, result.rounded.tensors))
         self._emit(self._event("code", None))
         return pack(replace(header, extensions=extensions), self.done_tiles)
 
@@ -297,6 +304,10 @@ class Session:
                 self._canvas.draw(tile, fit.kernel, fit.params, fit.grid)
                 preview = self._canvas.pixels
             self._last_preview = now
+            if fit.lattice is not None:
+                # counting takes about as long as a few iterations: not for every event
+                self._tile_bits = code_length(header, fit.lattice.round(fit.params).tensors)
+                event = replace(event, bpp=self._bpp())
         total = fit.iterations * header.tile_count
         return replace(
             event,
@@ -311,12 +322,16 @@ class Session:
         )
 
     def _bpp(self) -> float | None:
+        """Return the file's rate: what is rounded as the coder counts it, the rest as planned."""
         assert self._plan is not None
-        if not math.isfinite(self._plan.budget_bits):
-            return self._plan.header.parameters * 7.0 / self.pixels
-        header = self._plan.header
-        fixed = 8.0 * (len(header_bytes(header)) + CRC_BYTES)
-        return (self._plan.budget_bits * header.tile_count + fixed) / self.pixels
+        header, planned = self._plan.header, self._plan.budget_bits
+        bits = 8.0 * (len(header_bytes(header)) + CRC_BYTES) + sum(self._done_bits)
+        left = header.tile_count - len(self._done_bits)
+        if self._tile_bits is not None:
+            bits, left = bits + self._tile_bits, left - 1
+        if left:
+            bits += left * planned
+        return bits / self.pixels if math.isfinite(bits) else None
 
     def _new_canvas(self, header: Header, kernel: Kernel) -> Canvas:
         """Return a canvas with the tiles that an earlier run finished."""
