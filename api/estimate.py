@@ -33,7 +33,7 @@ from nifcore.target import MOST_BPP
 
 START_SECONDS = 3.0
 """Loading torch, reading the picture, measuring the result."""
-ASSUMED_RATE = 2.2e-10
+ASSUMED_RATE = 5e-11
 """Seconds per pixel, pass and parameter on one processor core."""
 _SAMPLES = 20
 _REFRESH_SECONDS = 60.0

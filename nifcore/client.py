@@ -41,7 +41,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_SECONDS = 60.0
 _TRIES = 5
 _LONGEST_PAUSE_SECONDS = 30.0
+# While a job waits; one that runs may end at any moment, which is not to be noticed late.
 _POLL_SECONDS = (0.2, 2.0)
+_POLL_SECONDS_RUNNING = 0.5
 _AGAIN = frozenset({429, 502, 503, 504})
 # A service without event streams, or without one for us: it is polled.
 _NO_STREAM = frozenset({"not_found", "method_not_allowed", "too_many_streams", "streams_full"})
@@ -271,6 +273,7 @@ class _Watch:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._tag: str | None = None
         self._pause = _POLL_SECONDS[0]
+        self._state = ""
 
     def call(self) -> _Call:
         headers = {} if self._tag is None else {"If-None-Match": self._tag}
@@ -281,7 +284,9 @@ class _Watch:
         if answer.status_code == 304:
             return None
         self._tag = answer.headers.get("etag")
-        return _job(answer)
+        job = _job(answer)
+        self._state = job.state
+        return job
 
     def left(self) -> float:
         """Return how long the job may still take.
@@ -309,6 +314,8 @@ class _Watch:
             WaitTimeout: the time is up.
         """
         low, high = _POLL_SECONDS
+        if self._state == "running":
+            high = _POLL_SECONDS_RUNNING
         self._pause = low if changed else min(high, self._pause * 1.5)
         return min(self._pause, self.left())
 

@@ -262,8 +262,9 @@ class TileFit:
                 better = self.best if cursor.best_error <= cursor.kept_error else self.kept
                 _copy_into(self.params, better)
             cursor.stage, cursor.step, cursor.iteration = last, 0, 0
+        if self.lattice is None:
             monitor.say("finishing early: quantising the best state so far")
-        elif self.lattice is not None:
+        else:
             self._end_step()
             monitor.say("finishing early: coding the best state so far")
 

@@ -292,8 +292,9 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 """The published recipes by name."""
 
 
-def _effort(level: int, fit: int, quantise: int, summary: str) -> Recipe:
-    schedule = Cosine(5e-3, final=0.0)
+def _effort(level: int, fit: int, quantise: int, peak: float, summary: str) -> Recipe:
+    """Build a level; the longer a fit, the lower the peak of its learning rate."""
+    schedule = Cosine(peak, final=0.0)
     objective = Objective("mse")
     return Recipe(
         name=f"effort-{level}",
@@ -309,15 +310,15 @@ def _effort(level: int, fit: int, quantise: int, summary: str) -> Recipe:
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
     {
-        1: _effort(1, 80, 50, "a first look"),
-        2: _effort(2, 150, 90, "quick"),
-        3: _effort(3, 250, 150, "quick, better"),
-        4: _effort(4, 390, 250, "balanced, fast"),
-        5: _effort(5, 580, 380, "balanced (default)"),
-        6: _effort(6, 1000, 600, "thorough"),
-        7: _effort(7, 2000, 1200, "slow"),
-        8: _effort(8, 4000, 2400, "slower"),
-        9: _effort(9, 8000, 4800, "as good as it gets"),
+        1: _effort(1, 240, 160, 5e-3, "a first look"),
+        2: _effort(2, 420, 280, 5e-3, "quick"),
+        3: _effort(3, 720, 480, 5e-3, "quick, better"),
+        4: _effort(4, 1200, 800, 4e-3, "balanced, fast"),
+        5: _effort(5, 2000, 1300, 3e-3, "balanced (default)"),
+        6: _effort(6, 3600, 2400, 3e-3, "thorough"),
+        7: _effort(7, 7200, 4800, 2e-3, "slow"),
+        8: _effort(8, 14400, 9600, 2e-3, "slower"),
+        9: _effort(9, 28800, 19200, 2e-3, "as good as it gets"),
     }
 )
 """The effort ladder."""

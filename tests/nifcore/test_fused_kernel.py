@@ -63,8 +63,11 @@ def truth(arch, params, rows, cols, target, objective):
 
 
 # relative errors of the loss, of a tensor's gradient, and of its entries beside all gradients'
-# root mean square: rounding is relative to what was added up, and a bias' gradient may cancel
-TOLERANCES = {"amx": (2e-3, 5e-2, 2e-2)}
+# root mean square: rounding is relative to what was added up, and a bias' gradient may cancel.
+# AMX multiplies bfloat16, whose 8 bits of significand round by up to 2^-9 = 2e-3. Over many pixels
+# the errors average out; the loss of a picture of a few, a difference squared, may be off by a few
+# times that.
+TOLERANCES = {"amx": (1e-2, 5e-2, 2e-2)}
 EXACT = (2e-5, 2e-5, 2e-6)
 
 

@@ -25,7 +25,7 @@ HEADER = Header(
     modulation=NetShape((5,), 2),
 )
 ARCH = Architecture.of(HEADER)
-EFFORT = replace(shortened(EFFORTS[3], 0.25), sampling=Sampling(stride=3))  # a hundred iterations
+EFFORT = replace(shortened(EFFORTS[1], 0.25), sampling=Sampling(stride=3))  # a hundred iterations
 # SOAP magnifies rounding where gradients have no rank: to be compared step by step with single
 # fits, the same recipe runs on AdamW
 STEADY = replace(
