@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from anyio.to_thread import run_sync
 
 from api import settings as fixed
 from api.problems import Problem, retry_after
@@ -120,12 +122,17 @@ class Decoder:
             if not waiting:
                 del self._locks[name]
 
-    async def render(self, data: bytes, view: View) -> bytes:
+    async def render(self, write: Callable[[Path], None], view: View) -> BinaryIO:
         """Render a .nif file.
 
         Args:
-            data: the whole file.
+            write: writes the file to a path, in a thread. It is called when there is a turn: what
+                waits for one holds nothing.
             view: with both sides given (see :func:`checked`).
+
+        Returns:
+            The picture, open at its beginning. Nothing else refers to the file, so that it is gone
+            when the caller closes it.
 
         Raises:
             Problem: ``corrupt_nif``, ``too_many_pixels``, ``invalid_parameter``, or
@@ -136,14 +143,15 @@ class Decoder:
         except TimeoutError:
             raise _busy("too many pictures are being decoded") from None
         try:
-            return await self._render(data, view)
+            return await self._render(write, view)
         finally:
             self._turns.release()
 
-    async def _render(self, data: bytes, view: View) -> bytes:
+    async def _render(self, write: Callable[[Path], None], view: View) -> BinaryIO:
         with tempfile.TemporaryDirectory(prefix="nif-decode-") as folder:
             source, target = Path(folder, "in.nif"), Path(folder, f"out.{view.format}")
-            await asyncio.to_thread(source.write_bytes, data)
+            # Not asyncio's thread, which goes on when the request is given up and the folder gone.
+            await run_sync(write, source)
             arguments = [str(source), str(target), "--size", f"{view.width}x{view.height}"]
             if view.region is not None:
                 arguments += ["--region", ",".join(str(each) for each in view.region)]
@@ -151,7 +159,7 @@ class Decoder:
             arguments += ["--device", "cpu", "--threads", "1", "--json"]
             code, said = await self._run("decode", *arguments, folder=folder)
             if code == 0:
-                return await asyncio.to_thread(target.read_bytes)
+                return await run_sync(target.open, "rb")
         raise _refusal(code, said)
 
     async def _run(self, *arguments: str, folder: str) -> tuple[int, bytes]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.problems import Problem
 from jobs import Blobs
 
 _RANGE = re.compile(r"bytes=(?:(\d{1,15})-(\d{0,15})|-(\d{1,15}))", re.IGNORECASE)
 _SMALL = 256 * 1024
+_PIECE = 256 * 1024
 
 
 def attachment(filename: str) -> dict[str, str]:
@@ -118,3 +122,33 @@ def download(
         media_type=media_type,
         headers=common,
     )
+
+
+class FileResponse(StreamingResponse):
+    """An open file, sent in pieces, whole, and closed afterwards.
+
+    Args:
+        file: open for reading; it is this response's from now on.
+        media_type: MIME type.
+        headers: more headers.
+    """
+
+    def __init__(self, file: BinaryIO, *, media_type: str, headers: Mapping[str, str]) -> None:
+        self._file = file
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        super().__init__(
+            _pieces(file),
+            media_type=media_type,
+            headers={**headers, "Content-Length": str(size)},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Also where the reader has gone before the end.
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece

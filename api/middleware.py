@@ -23,6 +23,9 @@ _ALWAYS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+# In these paths a part is a right in itself: whoever reads the log must not get it.
+_SECRET = re.compile(r"(/v1/blobs/).+", re.DOTALL)
+
 log = structlog.get_logger("api")
 
 
@@ -73,7 +76,7 @@ class Surroundings:
             else:
                 await self._app(scope, receive, send_more)
         except Exception:
-            log.exception("request failed", method=scope["method"], path=scope["path"])
+            log.exception("request failed", method=scope["method"], path=shown_path(scope["path"]))
             if status:
                 raise  # too late for an answer: the connection is cut
             problem = Problem("internal", "a mistake of the service; quote the request's id")
@@ -97,7 +100,7 @@ class Surroundings:
         log.info(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=shown_path(scope["path"]),
             status=status,
             seconds=round(seconds, 4),
             client=(scope.get("client") or ("", 0))[0],
@@ -108,6 +111,14 @@ class Surroundings:
 
 _METHODS = {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"}
 _QUIET = {"/healthz", "/readyz", "/metrics"}
+
+
+def shown_path(path: str) -> str:
+    """Return a path as logs may have it: presigned links without their tokens.
+
+    By the path, not the route: requests that are refused before they have one are logged too.
+    """
+    return _SECRET.sub(r"\1{token}", path)
 
 
 def _request_id(request: Request) -> str:

@@ -1,7 +1,7 @@
 """Looking at what clients sent: the original as a browser can show it, and its rivals.
 
 Both read a stranger's file, so both happen in a child under limits, and what comes out is kept
-beside the job's other files.
+beside the job's other files; from there it is sent. No picture is ever held in memory here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from anyio.to_thread import run_sync
 
@@ -22,13 +24,48 @@ import jobs
 from api import settings as fixed
 from api.decoding import ROOT, child_environment
 from api.problems import Problem, retry_after
-from jobs import JobRecord, JobService, Settings
+from jobs import BlobInfo, JobRecord, JobService, Settings
 
 _RIVAL_FACTORS = ((1_000_000, (0.5, 1.0, 2.0, 4.0)), (4_000_000, (0.5, 1.0, 2.0)))
 """Sizes at which rivals are tried, in sizes of the result, by pixels; larger pictures: at its own.
 """
 RIVAL_SECONDS = 180.0
 """Processor seconds for the classic codecs; AVIF takes nearly all of them."""
+
+
+MOST_WAITING = 4
+"""Requests that may wait for their turn, of each kind; those beyond are asked to come back."""
+_BACK_AFTER_ORIGINAL, _BACK_AFTER_RIVALS = 5, 30
+
+
+class Turns:
+    """One at a time, and few who wait for it.
+
+    Args:
+        back_after: seconds after which who found no place may ask again.
+    """
+
+    def __init__(self, back_after: int) -> None:
+        self._back_after = back_after
+        self._free = asyncio.Lock()
+        self._inside = 0
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[None]:
+        """Wait for one's turn.
+
+        Raises:
+            Problem: ``decoder_busy``: as many as may wait do so already.
+        """
+        if self._inside > MOST_WAITING:  # one of them does not wait, but works
+            said = f"{MOST_WAITING} requests wait already for pictures to be looked at"
+            raise Problem("decoder_busy", said, headers=retry_after(self._back_after))
+        self._inside += 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._inside -= 1
 
 
 class Pictures:
@@ -40,24 +77,28 @@ class Pictures:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._turns = asyncio.Semaphore(1)
-        self._rival_turns = asyncio.Semaphore(1)
+        self._turns = Turns(_BACK_AFTER_ORIGINAL)
+        self._rival_turns = Turns(_BACK_AFTER_RIVALS)
 
-    async def original(self, service: JobService, record: JobRecord) -> bytes:
-        """Return the picture as the codec saw it: upright, 8 bits, sRGB; a PNG.
+    async def original(self, service: JobService, record: JobRecord) -> BlobInfo:
+        """Return where the picture is kept as the codec saw it: upright, 8 bits, sRGB; a PNG.
 
         Raises:
             Problem: ``damaged_image``, ``too_many_pixels`` or ``decoder_busy``.
+            NotFound: the job was deleted meanwhile.
+            BlobsUnavailable: it cannot be kept, and so not be sent.
         """
         key = _key(record, "original.png")
-        data = await run_sync(_kept, service, key)
-        if data is None:
-            async with self._turns:
-                data = await run_sync(_kept, service, key)
-                if data is None:
-                    data = await self._run(service, record, "original", fixed.DECODE_SECONDS)
-                    await run_sync(_keep, service, record, key, data, "image/png")
-        return data
+        found = await run_sync(_known, service, key)
+        if found is None:
+            async with self._turns.take():
+                found = await run_sync(_known, service, key)
+                if found is None:
+                    await self._make(
+                        service, record, key, "image/png", "original", fixed.DECODE_SECONDS
+                    )
+                    found = await run_sync(service.blobs.head, key)
+        return found
 
     async def rivals(self, service: JobService, record: JobRecord) -> list[dict[str, Any]]:
         """Return what JPEG, WebP and AVIF make of the picture around the size of the result.
@@ -74,20 +115,27 @@ class Pictures:
         """
         assert record.result is not None
         key = _key(record, f"rivals-{record.result.sha256[:16]}.json")
-        data = await run_sync(_kept, service, key)
-        if data is None:
-            async with self._rival_turns:
-                data = await run_sync(_kept, service, key)
-                if data is None:
+        if await run_sync(_known, service, key) is None:
+            async with self._rival_turns.take():
+                if await run_sync(_known, service, key) is None:
                     sizes = rival_sizes(record)
-                    data = await self._run(service, record, "rivals", RIVAL_SECONDS, *sizes)
-                    await run_sync(_keep, service, record, key, data, "application/json")
-        found: list[dict[str, Any]] = json.loads(data)
+                    await self._make(
+                        service, record, key, "application/json", "rivals", RIVAL_SECONDS, *sizes
+                    )
+        found: list[dict[str, Any]] = json.loads(await run_sync(service.blobs.get, key))
         return sorted(found, key=lambda each: (each["codec"], each["bytes"]))
 
-    async def _run(
-        self, service: JobService, record: JobRecord, work: str, seconds: float, *more: int
-    ) -> bytes:
+    async def _make(
+        self,
+        service: JobService,
+        record: JobRecord,
+        key: str,
+        media_type: str,
+        work: str,
+        seconds: float,
+        *more: int,
+    ) -> None:
+        """Have the child do ``work`` and keep what it wrote, from its file to the store."""
         with tempfile.TemporaryDirectory(prefix="nif-picture-") as folder:
             source, target = Path(folder, "in"), Path(folder, "out")
             await run_sync(_fetch, service, record, source)
@@ -118,7 +166,8 @@ class Pictures:
                     os.killpg(child.pid, signal.SIGKILL)
                     await child.wait()
             if child.returncode == 0:
-                return await run_sync(target.read_bytes)
+                await run_sync(_keep, service, record, key, target, media_type)
+                return
         if child.returncode == 5:
             raise Problem("too_many_pixels", _last_line(said))
         if child.returncode in (3, 4):
@@ -145,22 +194,22 @@ def _fetch(service: JobService, record: JobRecord, path: Path) -> None:
             file.write(part)
 
 
-def _kept(service: JobService, key: str) -> bytes | None:
+def _known(service: JobService, key: str) -> BlobInfo | None:
     try:
-        return service.blobs.get(key)
+        return service.blobs.head(key)
     except jobs.BlobNotFound:
         return None
 
 
-def _keep(service: JobService, record: JobRecord, key: str, data: bytes, media_type: str) -> None:
-    """Keep what was made; that it cannot be kept is no reason not to send it."""
+def _keep(service: JobService, record: JobRecord, key: str, path: Path, media_type: str) -> None:
+    file: BinaryIO
+    with path.open("rb") as file, suppress(jobs.BlobExists):  # another process was faster
+        service.blobs.put(key, file, media_type=media_type)
     try:
-        service.blobs.put(key, data, media_type=media_type)
         service.get(record.tenant, record.id)
     except jobs.NotFound:
         service.blobs.delete(key)  # the job was deleted in the meantime
-    except (jobs.BlobExists, jobs.Unavailable):
-        return
+        raise
 
 
 def _too_long() -> Problem:

@@ -377,6 +377,10 @@ def problem_of(error: Exception) -> Problem | None:
             code = "blobs_unavailable" if error.part == "blobs" else "store_unavailable"
             wait = retry_after(error.retry_after_seconds)
             return Problem(code, f"the {error.part} does not answer", headers=wait)
+        case jobs.BlobDenied():
+            return Problem(
+                "blobs_unavailable", "the blobs cannot be reached", headers=retry_after(5)
+            )
         case jobs.UrlRefused():
             return Problem("url_refused", f"the link is refused: {error.reason}")
         case jobs.BlobDamaged():

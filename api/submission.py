@@ -99,13 +99,7 @@ def from_file(shared: Context, caller: Caller, wish: Wish, file: File) -> Submis
     limits.take_job(shared, caller.key, file.size)
     journal = shared.service.journal
     file.file.seek(0)
-    try:
-        ref = journal.write_input(caller.tenant, wish.job_id, file.file, sniffed.media_type)
-    except jobs.BlobExists as error:
-        # Only a chosen id can meet itself: two requests at once, or one that died half-way.
-        ref = _stored(shared, caller, wish, sniffed)
-        if ref.sha256 != file.sha256:
-            raise jobs.IdTaken(wish.job_id) from error
+    ref = journal.write_input(caller.tenant, wish.job_id, file.file, sniffed.media_type)
     return _submit(shared, caller, wish, ref, sniffed, file.filename)
 
 
@@ -134,23 +128,13 @@ def from_upload(shared: Context, caller: Caller, wish: Wish, upload_id: str) -> 
     limits.take_job(shared, caller.key, upload.size)
     service.uploads.take(caller.tenant, upload_id, wish.job_id)
     try:
-        try:
-            ref = service.adopt_upload(upload, wish.job_id)
-        except jobs.BlobExists:
-            ref = _stored(shared, caller, wish, sniffed)
+        ref = service.adopt_upload(upload, wish.job_id)
         return _submit(shared, caller, wish, ref, sniffed, upload.filename)
     except Exception:
         # Where that fails too, the id that follows from the upload's still leads here.
         with suppress(jobs.JobsError):
             service.uploads.give_back(upload, wish.job_id)
         raise
-
-
-def _stored(shared: Context, caller: Caller, wish: Wish, sniffed: Sniffed) -> BlobRef:
-    """Return the input that an earlier request of the same id has left."""
-    key = shared.service.journal.input_key(caller.tenant, wish.job_id)
-    stored = shared.service.blobs.head(key)
-    return BlobRef(key, stored.size, stored.sha256 or "", sniffed.media_type)
 
 
 def _look_at_upload(shared: Context, upload: Upload) -> Sniffed:
@@ -186,11 +170,13 @@ def _earlier(shared: Context, caller: Caller, wish: Wish) -> Submission | None:
 
     Raises:
         IdTaken: something else was asked.
+        StoreUnavailable: its submission failed half-way, or is not over.
     """
     try:
         record = shared.service.get(caller.tenant, wish.job_id)
     except jobs.NotFound:
         return None
+    record = shared.service.confirmed(record)
     fields = wish.fields
     asked = (fields.parameters(), fields.priority, dict(fields.metadata), fields.webhook)
     if asked != (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -284,11 +284,32 @@ class EventPage(View):
     ended: bool = Field(description="Whether the job has ended.")
 
 
+class RivalView(View):
+    """What another codec made of the picture, at the highest quality within a number of bytes."""
+
+    codec: str = Field(description="`JPEG`, `WEBP` or `AVIF`.")
+    quality: int = Field(description="The codec's own quality setting.")
+    settings: str = Field(description="Its other settings.")
+    bytes: int
+    bpp: float = Field(description="Bits per pixel.")
+    psnr_db: float
+    ms_ssim: float | None = Field(description="Null for pictures with a side below 161.")
+    larger: bool = Field(description="Even its lowest quality takes more bytes than were allowed.")
+
+
 class ReportView(View):
     """What was measured on the decoded result, and how it stands beside other formats."""
 
     job: str
     report: dict[str, Any]
+    rivals: tuple[RivalView, ...] | None = Field(
+        description="JPEG, WebP and AVIF of this very picture around the size of the result, by "
+        "codec and size; null unless `rivals=true` asks for them."
+    )
+    no_rivals: Literal["not_asked", "picture_gone"] | None = Field(
+        description="Why there are none: they were not asked for, or the picture is not kept any "
+        "more."
+    )
 
 
 class KeyLimitsView(View):

@@ -1,7 +1,7 @@
 """``python -m benchmarks.dashboard``: how long the server takes for each page, with many jobs.
 
-A Redis of its own is filled with jobs in every state, past the storage, and every page is asked
-for over HTTP, one request at a time.
+A Redis of its own is filled with jobs in every state, past the storage, and with webhook endpoints,
+deliveries, keys and workers; then every page is asked for over HTTP, one request at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from pathlib import Path
 
 import httpx2
 
+from api.dashboard.routes.overview import MINUTES
 from benchmarks.machine import describe
 from jobs import (
     BlobRef,
+    DeliveryAttempt,
     Failure,
     JobDraft,
     JobService,
@@ -28,11 +30,19 @@ from jobs import (
     Parameters,
     Progress,
     RedisServer,
+    Scope,
+    Trouble,
+    Verdict,
+    WorkerInfo,
     new_job_id,
 )
+from jobs.history import EVERY_SECONDS
 from tests.api.running import ADMIN_KEY, serving, settings_in
 
 ROUNDS = 7
+TENANTS = 20
+DELIVERIES = 2000
+_AT_ONCE = 200
 HOME = "/dashboard"
 _REPORT = {
     "width": 768, "height": 512, "channels": 3, "bytes": 11066, "bpp": 0.225, "psnr_db": 32.43,
@@ -48,7 +58,7 @@ def fill(service: JobService, count: int) -> dict[str, str]:
     store = service.store
     found: dict[str, str] = {}
     for number in range(count):
-        tenant = f"tenant-{number % 20}"
+        tenant = f"tenant-{number % TENANTS}"
         job_id = new_job_id()
         sha = f"{generator.getrandbits(256):064x}"
         ref = BlobRef(f"{tenant}/jobs/{job_id}/input", 400_000, sha, "image/png")
@@ -90,7 +100,58 @@ def fill(service: JobService, count: int) -> dict[str, str]:
     return found
 
 
-def pages(ids: dict[str, str]) -> dict[str, str]:
+def hook(service: JobService, count: int) -> str:
+    """Make ``count`` endpoints and `DELIVERIES` to them, and return the one with most of these.
+
+    A third of the deliveries went well, a third failed, a third waits.
+    """
+    endpoints = [
+        service.endpoints.create(f"tenant-{number % TENANTS}", f"https://example.org/{number}")[0]
+        for number in range(count)
+    ]
+    busiest = endpoints[-1].id
+    for number in range(DELIVERIES):
+        service.endpoints.test(None, busiest if number % 4 == 0 else endpoints[number % count].id)
+    settled = 0
+    while settled < DELIVERIES * 2 // 3:
+        claims = service.deliveries.claim(
+            limit=_AT_ONCE, per_host=_AT_ONCE, per_tenant=_AT_ONCE, claim_seconds=60
+        )
+        for claim in claims:
+            good = settled % 2 == 0
+            attempt = DeliveryAttempt(
+                datetime.now(UTC), 204 if good else 500, None if good else Trouble.STATUS, 40
+            )
+            service.deliveries.settle(claim, attempt, Verdict.DELIVERED if good else Verdict.FAILED)
+            settled += 1
+    return busiest
+
+
+def staff(service: JobService, keys: int, workers: int) -> None:
+    """Make keys, and have workers say that they are there."""
+    for number in range(keys):
+        service.keys.create(f"tenant-{number % TENANTS}", [Scope.JOBS_READ], name=f"key {number}")
+    facts = {
+        "cpus": 16, "cpu_percent": 740.0, "load_average": 7.5, "memory_bytes": 2 * 10**8,
+        "child_memory_bytes": 3 * 10**9, "machine_memory_bytes": 64 * 10**9,
+        "gpu_name": "A GPU", "gpu_percent": 80.0, "gpu_memory_bytes": 24 * 10**9,
+        "gpu_memory_used_bytes": 9 * 10**9,
+    }  # fmt: skip
+    for number in range(workers):
+        service.workers.beat(
+            WorkerInfo(
+                f"host-{number}",
+                f"host-{number}",
+                1000 + number,
+                "cuda:0",
+                ("encode",),
+                datetime.now(UTC),
+                facts=facts,
+            )
+        )
+
+
+def pages(ids: dict[str, str], endpoint: str) -> dict[str, str]:
     """Return every page by its name."""
     fixed = {
         "overview": "",
@@ -101,6 +162,8 @@ def pages(ids: dict[str, str]) -> dict[str, str]:
         "search, in vain": "/jobs?q=nothing-has-this",
         "dead jobs": "/dead",
         "webhooks": "/webhooks",
+        "webhook": f"/webhooks/{endpoint}",
+        "webhook, failed": f"/webhooks/{endpoint}?state=failed",
         "workers": "/workers",
         "queues": "/queues",
         "keys": "/keys",
@@ -109,22 +172,33 @@ def pages(ids: dict[str, str]) -> dict[str, str]:
     return fixed | {f"job, {name}": f"/jobs/{job}" for name, job in ids.items()}
 
 
+def sampled(service: JobService) -> None:
+    """Take an hour's samples, a millisecond apart instead of fifteen seconds."""
+    for _ in range(MINUTES * 60 // EVERY_SECONDS):
+        service.database.client.delete(service.database.key("history", "turn"))
+        assert service.history.take()
+
+
 def main() -> None:
     """Fill, measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--endpoints", type=int, default=400)
+    parser.add_argument("--keys", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the results here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = settings_in(Path(folder))
+        settings = settings_in(Path(folder), webhooks_per_tenant=0)
         with RedisServer.find_or_start(settings) as redis, serving(settings, redis) as running:
             machine = describe(Path(folder))
             started = time.perf_counter()
             ids = fill(running.service, arguments.jobs)
-            for _ in range(20):
-                running.service.history.take()
+            endpoint = hook(running.service, arguments.endpoints)
+            staff(running.service, arguments.keys, arguments.workers)
+            sampled(running.service)
             print(f"{arguments.jobs} jobs made in {time.perf_counter() - started:.0f} s")
-            results = measure(running.url, pages(ids))
+            results = measure(running.url, pages(ids, endpoint))
     width = max(map(len, results))
     for name, (median, worst, size) in results.items():
         print(f"{name:<{width}}  {median * 1000:6.0f} ms  {worst * 1000:6.0f} ms  {size:>8,} B")
@@ -132,6 +206,10 @@ def main() -> None:
         found = {
             "machine": machine,
             "jobs": arguments.jobs,
+            "endpoints": arguments.endpoints,
+            "deliveries": DELIVERIES,
+            "keys": arguments.keys,
+            "workers": arguments.workers,
             "rounds": ROUNDS,
             "pages": {
                 name: {"median_s": round(median, 4), "worst_s": round(worst, 4), "bytes": size}

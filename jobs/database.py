@@ -197,6 +197,8 @@ def _preamble(settings: Settings) -> str:
         "previews_per_job": settings.previews_per_job,
         "preview_ms": settings.preview_seconds * 1000,
         "webhook_progress_ms": settings.webhook_progress_seconds * 1000,
+        "webhook_endpoint_kept": settings.webhook_deliveries_per_endpoint,
+        "webhook_tenant_kept": settings.webhook_deliveries_per_tenant,
         "idempotency_ms": settings.idempotency_hours * 3_600_000,
         "idempotency_lock_ms": settings.idempotency_lock_seconds * 1000,
     }

@@ -199,16 +199,20 @@ class Deliveries:
         *,
         limit: int,
         per_host: int,
+        per_tenant: int,
         claim_seconds: float,
-        busy: Mapping[str, int] | None = None,
+        busy_hosts: Mapping[str, int] | None = None,
+        busy_tenants: Mapping[str, int] | None = None,
     ) -> list[DeliveryClaim]:
         """Take deliveries that are due; for so long they are the caller's.
 
         Args:
             limit: most of them.
-            per_host: most to one host, with those of ``busy``.
+            per_host: most to one host, with those that the caller has in hand.
+            per_tenant: most of one tenant, likewise.
             claim_seconds: after that they are due again, unless they were settled.
-            busy: host -> how many the caller has in hand.
+            busy_hosts: host -> how many the caller has in hand.
+            busy_tenants: tenant -> likewise.
         """
         nonce = secrets.token_hex(8)
         flat = self._database.run(
@@ -216,18 +220,20 @@ class Deliveries:
             nonce,
             limit,
             per_host,
+            per_tenant,
             round(claim_seconds * 1000),
-            json.dumps(dict(busy or {})),
+            json.dumps(dict(busy_hosts or {})),
+            json.dumps(dict(busy_tenants or {})),
         )
         now = self._database.now() if flat else None
         claims = []
-        for index in range(0, len(flat), 4):
-            identifier, url, found, values = flat[index : index + 4]
+        for index in range(0, len(flat), 5):
+            identifier, url, found, body, values = flat[index : index + 5]
             fields = pairs(values)
             assert now is not None
             claims.append(
                 DeliveryClaim(
-                    delivery=_delivery(identifier, fields),
+                    delivery=_delivery(identifier, fields, body),
                     nonce=nonce,
                     url=url,
                     host=fields["host"],
@@ -427,13 +433,21 @@ class Deliveries:
             for delivery_id in ids:
                 pipeline.hgetall(self._database.key("delivery", delivery_id))
             hashes = pipeline.execute()
+        messages = list(dict.fromkeys(fields["message"] for fields in hashes if fields))
+        with self._database.pipeline() as pipeline:
+            for message in messages:
+                pipeline.hget(self._database.key("message", message), "body")
+            bodies = dict(zip(messages, pipeline.execute(), strict=True))
+        # A body is gone that a delivery named: it was forgotten in between.
         return [
-            _delivery(identifier, fields) if fields else None
+            _delivery(identifier, fields, bodies[fields["message"]])
+            if fields and bodies[fields["message"]] is not None
+            else None
             for identifier, fields in zip(ids, hashes, strict=True)
         ]
 
 
-def _delivery(identifier: str, fields: Mapping[str, str]) -> Delivery:
+def _delivery(identifier: str, fields: Mapping[str, str], body: str) -> Delivery:
     state = DeliveryState(fields["state"])
     return Delivery(
         id=identifier,
@@ -451,7 +465,7 @@ def _delivery(identifier: str, fields: Mapping[str, str]) -> Delivery:
         next_attempt_at=(
             from_milliseconds(int(fields["due"])) if state is DeliveryState.PENDING else None
         ),
-        body=fields["body"],
+        body=body,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,7 +16,14 @@ from typing import Any
 
 from jobs.blobs import Blobs
 from jobs.database import Database, pairs
-from jobs.errors import BlobExists, EndpointDisabled, Invalid, NotFound, QuotaExceeded
+from jobs.errors import (
+    BlobExists,
+    BlobNotFound,
+    EndpointDisabled,
+    Invalid,
+    NotFound,
+    QuotaExceeded,
+)
 from jobs.ids import check_tenant, new_delivery_id, new_endpoint_id
 from jobs.record import from_milliseconds
 from jobs.settings import Settings
@@ -246,16 +254,17 @@ class Endpoints:
         The first one is made when it is first asked for.
 
         Raises:
-            BlobsUnavailable: there is one, but not yet durably.
+            BlobsUnavailable: there is none yet, and none was made.
         """
         check_tenant(tenant)
         key = self._database.key("tenant", tenant, "webhook-secrets")
         text = self._database.call("get", key)
-        if text is not None:
-            return in_force(secrets_from_text(text), self._database.now())
-        found = self._put_in_force("", tenant, timedelta(0), only_first=True)
-        self._keep_tenant(tenant, found)
-        return found
+        if text is None:
+            # First where it is not lost, as with an endpoint: nobody is given a secret that an
+            # empty Redis would forget.
+            self._database.call("setnx", key, self._kept_first(tenant))
+            text = self._database.call("get", key)
+        return in_force(secrets_from_text(text), self._database.now())
 
     def rotate_tenant(
         self, tenant: str, *, overlap: timedelta = DEFAULT_OVERLAP
@@ -267,7 +276,7 @@ class Endpoints:
         return found
 
     def _put_in_force(
-        self, endpoint_id: str, tenant: str, overlap: timedelta, *, only_first: bool = False
+        self, endpoint_id: str, tenant: str, overlap: timedelta
     ) -> tuple[SigningSecret, ...]:
         if not timedelta(0) <= overlap <= MAX_OVERLAP:
             most = round(MAX_OVERLAP.total_seconds())
@@ -279,7 +288,6 @@ class Endpoints:
             new_secret(),
             round(overlap.total_seconds() * 1000),
             MAX_SECRETS,
-            "1" if only_first else "0",
         )
         if reply[0] != "ok":
             raise NotFound("webhook", endpoint_id)
@@ -321,6 +329,19 @@ class Endpoints:
         kept |= {"failures": "0", "failing": "", "succeeded": ""}
         revision = int(fields["revision"])
         self._keep(endpoint_id, revision, {"tenant": fields["tenant"], "fields": kept})
+
+    def _kept_first(self, tenant: str) -> str:
+        """Return what is kept of a tenant's secrets; the first is made if there is none."""
+        name = f"{_TENANT}{tenant}"
+        while True:
+            kept = self._blobs.list(f"{WEBHOOKS_PREFIX}{name}/").items
+            if kept:
+                with suppress(BlobNotFound):  # a rotation has just put another in its place
+                    return str(json.loads(self._blobs.get(kept[-1].key))["secrets"])
+            else:
+                first = secrets_to_text([SigningSecret(new_secret(), self._database.now())])
+                # Under one key, whoever makes it: of two at a time only one is kept.
+                self._keep(name, 0, {"tenant": tenant, "secrets": first})
 
     def _keep_tenant(self, tenant: str, found: tuple[SigningSecret, ...]) -> None:
         number = round(found[0].created_at.timestamp() * 1000)

@@ -52,8 +52,15 @@ class Fanout:
             json.dumps(targets),
             url,
             host_of(url),
+            _message_id(message),
         )
         return [str(each) for each in made]
+
+
+def _message_id(message: Message) -> str:
+    """Return the name of what is told: whoever is told the same shares one body."""
+    event = message.event
+    return f"{event.job_id}:{event.version}:{message.type}"
 
 
 def _delivery_id(message: Message, target: str) -> str:

@@ -15,6 +15,7 @@ Keys are written once. A worker writes below its own attempt's number only, whic
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import secrets
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from jobs.blobs import BlobInfo, Blobs, Data
+from jobs.blobs import BlobInfo, Blobs, Data, chunks_of
 from jobs.errors import BlobExists, BlobNotFound, Invalid
 from jobs.record import BlobRef, Failure, JobDraft, JobRecord, Lease, State
 from jobs.store import finite
@@ -127,10 +128,30 @@ class Journal:
         return f"{folder(tenant, job_id)}input-{secrets.token_hex(8)}"
 
     def write_input(self, tenant: str, job_id: str, data: Data, media_type: str) -> BlobRef:
-        """Store a picture under a fresh `input_key` and return what a `JobSpec` needs."""
-        return self._ref(
-            self._blobs.put(self.input_key(tenant, job_id), data, media_type=media_type)
-        )
+        """Store a picture under a fresh `input_key` and return what a `JobSpec` needs.
+
+        Raises:
+            BlobExists: the storage has other bytes there.
+        """
+        key = self.input_key(tenant, job_id)
+        content, size = hashlib.sha256(), 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for piece in chunks_of(data):
+                content.update(piece)
+                size += len(piece)
+                yield piece
+
+        try:
+            return self._ref(self._blobs.put(key, counted(), media_type=media_type))
+        except BlobExists:
+            # Nobody else has the key: a client that repeats its request after a lost reply is
+            # refused what it has done itself.
+            info = self._blobs.head(key)
+            if (info.size, info.sha256) != (size, content.hexdigest()):
+                raise
+            return self._ref(info)
 
     def write_spec(self, draft: JobDraft) -> None:
         """Make a draft durable.
@@ -148,9 +169,12 @@ class Journal:
         """
         return JobDraft.from_dict(self._read(_spec_key(tenant, job_id)))
 
-    def has_spec(self, tenant: str, job_id: str) -> bool:
-        """Tell whether a job was made durable and not withdrawn since."""
-        return self._blobs.exists(_spec_key(tenant, job_id))
+    def spec_written(self, tenant: str, job_id: str) -> datetime | None:
+        """Return when a job was made durable, None if it was not or was withdrawn since."""
+        try:
+            return self._blobs.head(_spec_key(tenant, job_id)).modified
+        except BlobNotFound:
+            return None
 
     def remove_spec(self, tenant: str, job_id: str) -> None:
         """Take a draft back: without it there is no job."""

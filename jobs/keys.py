@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -20,9 +21,11 @@ from typing import Any
 
 from jobs.blobs import Blobs
 from jobs.database import Database, pairs
-from jobs.errors import BlobExists, Invalid, NotFound
+from jobs.errors import BlobExists, BlobNotFound, Invalid, NotFound
 from jobs.ids import check_tenant, new_key_id
 from jobs.record import from_milliseconds, to_milliseconds
+
+log = logging.getLogger(__name__)
 
 KEYS_PREFIX = "_system/keys/"
 _PLAINTEXT = re.compile(r"nif_[A-Za-z0-9_-]{32,200}")
@@ -114,21 +117,27 @@ class KeyRing:
     def ensure(
         self, plaintext: str, tenant: str, scopes: Iterable[Scope], *, name: str = ""
     ) -> ApiKey:
-        """Make sure that a key whose plaintext the operator chose is there and in force.
+        """Make sure that a key whose plaintext the operator chose is there, and return it.
 
-        It is not written to the blob store: the settings bring it back at every start.
+        It is in force unless it was revoked or has expired. It is not written to the blob store:
+        the settings bring it back at every start. Its id follows from its digest, so that its
+        revocation, which is written there, is found without Redis too.
 
         Raises:
             Invalid: not ``nif_`` and 32 to 200 letters, digits, hyphens and underscores.
         """
         if not is_plaintext(plaintext):
             raise Invalid("an API key is nif_ and 32 to 200 letters, digits, hyphens, underscores")
-        known = self.verify(plaintext)
-        if known is not None:
-            return known
-        key = self._checked(new_key_id(), tenant, scopes, name, None, None)
-        self.store(_fields(key, digest(plaintext)))
-        return key
+        digested = digest(plaintext)
+        fields = self._database.call("hgetall", self._database.key("key", digested))
+        if not fields:
+            key = self._checked(_id_of_digest(digested), tenant, scopes, name, None, None)
+            fields = _fields(key, digested) | self._revocation(key.id)
+            self.store(fields)
+        found = key_from_hash(fields)
+        if found.revoked_at is not None:
+            log.warning("key %s of the settings was revoked: it opens nothing", found.id)
+        return found
 
     def verify(self, plaintext: str) -> ApiKey | None:
         """Return the key, or None if it is unknown, revoked or expired.
@@ -155,9 +164,10 @@ class KeyRing:
         """Return all keys, or one tenant's, oldest first, revoked ones too."""
         digests = self._database.call("hgetall", self._database.key("keys"))
         with self._database.pipeline() as pipeline:
-            for _, each in sorted(digests.items()):
+            for each in set(digests.values()):
                 pipeline.hgetall(self._database.key("key", each))
             found = [key_from_hash(fields) for fields in pipeline.execute() if fields]
+        found.sort(key=lambda key: (key.created_at, key.id))
         return tuple(key for key in found if tenant is None or key.tenant == tenant)
 
     def in_force(self, key_ids: Iterable[str]) -> frozenset[str]:
@@ -216,9 +226,7 @@ class KeyRing:
                 if not info.key.endswith("/key.json"):
                     continue
                 fields = json.loads(self._blobs.get(info.key))
-                revoked = info.key.removesuffix("key.json") + "revoked"
-                if self._blobs.exists(revoked):
-                    fields["revoked"] = self._blobs.get(revoked).decode("ascii")
+                fields |= self._revocation(fields["id"])
                 known = self._database.call("hexists", self._database.key("keys"), fields["id"])
                 if not known or "revoked" in fields:
                     self.store(fields)
@@ -248,6 +256,13 @@ class KeyRing:
         now = self._database.now()
         return ApiKey(key_id, tenant, wanted, name, limits or KeyLimits(), now, expires_at)
 
+    def _revocation(self, key_id: str) -> dict[str, str]:
+        """Return the field that the blob store adds to a key that was revoked."""
+        try:
+            return {"revoked": self._blobs.get(_blob_key(key_id, "revoked")).decode("ascii")}
+        except BlobNotFound:
+            return {}
+
     def _hash_key(self, key_id: str) -> str:
         found = self._database.call("hget", self._database.key("keys"), key_id)
         if found is None:
@@ -256,6 +271,10 @@ class KeyRing:
 
 
 _JSON = "application/json"
+
+
+def _id_of_digest(digested: str) -> str:
+    return f"key_{hashlib.sha256(digested.encode()).hexdigest()[:26]}"
 
 
 def _blob_key(key_id: str, name: str = "key.json") -> str:

@@ -66,17 +66,6 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("retry_cancelled", _CANCELLED, _QUEUED, "job.retried", None, "job.queued", True),
 )
 
-# Events that are no change of state.
-PROGRESS_EVENT = "job.progress"
-CANCEL_REQUESTED_EVENT = "job.cancel_requested"
-FINISH_REQUESTED_EVENT = "job.finish_requested"
-DELETED_EVENT = "job.deleted"
-
-
-def leads_from(state: State) -> tuple[Transition, ...]:
-    """Return the transitions that can happen in ``state``."""
-    return tuple(each for each in TRANSITIONS if each.source == state)
-
 
 def lua_table() -> str:
     """Return the transitions as a Lua table constructor, keyed by name."""

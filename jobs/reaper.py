@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.errors import BlobsUnavailable, NotFound, WrongState
+from jobs.standing import Standing
 
 if TYPE_CHECKING:
     from jobs.service import JobService
@@ -107,9 +108,13 @@ class Reaper:
             for record in service.store.get_many(reasons):
                 if record is None:
                     continue
-                if service.withdraw_if_unknown(record):
-                    done["withdrawn"] += 1
-                    continue
+                match service.standing(record):
+                    case Standing.FAILED:
+                        service.withdraw(record)
+                        done["withdrawn"] += 1
+                        continue
+                    case Standing.OPEN:
+                        continue
                 try:
                     service.wakeups.publish(record.id, priority=record.priority, queue=record.queue)
                 except Exception as error:

@@ -425,6 +425,7 @@ class JobRecord:
         published_at: when its latest wake-up was sent; None if one is due.
         not_before: it cannot be claimed before.
         previews: how many pictures of the running encode there were; the number of the latest.
+        accepted: its submitter knows of it, so that it will not be taken back.
     """
 
     id: str
@@ -456,6 +457,7 @@ class JobRecord:
     published_at: datetime | None
     not_before: datetime | None
     previews: int = 0
+    accepted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values of everything but the lease."""
@@ -547,4 +549,5 @@ def record_from_hash(values: Mapping[str, str]) -> JobRecord:
         published_at=_moment(values.get("published")),
         not_before=_moment(values.get("not_before")),
         previews=int(values.get("previews") or 0),
+        accepted=values.get("accepted") == "1",
     )

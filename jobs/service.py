@@ -2,7 +2,8 @@
 
 Accepting a job: input and spec are durable, then the record is made, then a worker is woken. If the
 record cannot be made, the spec is taken back, and whatever may have come through to Redis
-nevertheless is withdrawn by the first one who looks for the spec.
+nevertheless is withdrawn by the first one who looks for the spec. Until then nobody answers for
+it: see `jobs.standing`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -24,6 +26,7 @@ from jobs.deliveries import Deliveries
 from jobs.endpoints import Endpoints
 from jobs.errors import (
     BlobDamaged,
+    BlobDenied,
     BlobExists,
     BlobNotFound,
     IdTaken,
@@ -47,6 +50,13 @@ from jobs.reaper import Reaper
 from jobs.record import BlobRef, JobDraft, JobRecord
 from jobs.search import JobSearch
 from jobs.settings import Settings
+from jobs.standing import (
+    Standing,
+    may_be_taken_back,
+    standing,
+    take_back_seconds,
+    was_taken_back,
+)
 from jobs.storage import open_blobs
 from jobs.store import Created, JobFilter, JobPage, JobStore
 from jobs.uploads import Upload, Uploads
@@ -54,6 +64,9 @@ from jobs.wakeups import Wakeups
 from jobs.workers import Workers
 
 log = logging.getLogger(__name__)
+
+# How long to wait for a submission under way that has a job which another request asks for.
+_PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,8 @@ class JobService:
         """Accept a draft whose picture is stored already, and wake a worker.
 
         When it returns, the job is durable. When it raises, there is no job, and the picture, the
-        spec and the idempotency key are given back.
+        spec and the idempotency key are given back. Only when that took so long that another
+        request may have answered for the job already, it is left to itself.
 
         Args:
             draft: the job; its input's key is from `Journal.input_key`.
@@ -120,24 +134,34 @@ class JobService:
         """
         limit = self.settings.active_jobs if max_active is None else max_active
         ours, known = draft, False
-        kept: BlobRef | None = None
+        began = time.monotonic()
         try:
             try:
                 self.journal.write_spec(draft)
             except BlobExists:
                 known = True
                 draft = self._known_draft(draft)
-                kept = draft.spec.input
+                # With our own input it is our own, written by a request whose reply was lost.
+                known = draft.spec.input.key != ours.spec.input.key
+                if known:
+                    self._check_submitter(draft)
             created = self.store.create(
                 draft,
                 submission=secrets.token_hex(8),
                 max_active=limit,
                 queue_limit=self.settings.queue_limit,
             )
-            record = self._confirmed(created.record)
+            record = created.record
+            if created.outcome != "created":
+                record = self.confirmed(record)
+            elif was_taken_back(self.journal, record):
+                self.withdraw(record)
+                raise StoreUnavailable(f"{record.id} was withdrawn", 1.0)
         except Exception as error:
-            log.info("draft %s taken back: %s", ours.id, error)
-            self._take_back(ours, kept=kept, spec_too=not known)
+            late = time.monotonic() - began > take_back_seconds(self.settings)
+            log.info("draft %s %s: %s", ours.id, "left" if late else "taken back", error)
+            kept = ours.spec.input if late and not known else None
+            self._take_back(ours, kept=kept, spec_too=not known and not late)
             raise
         self._take_back(ours, kept=record.spec.input, spec_too=record.id != ours.id and not known)
         if created.outcome == "created":
@@ -152,7 +176,29 @@ class JobService:
             NotFound: it was deleted meanwhile.
         """
         self.idempotency.check(replay, fingerprint)
-        return self._confirmed(self.get(tenant, replay.job_id))
+        return self.confirmed(self.get(tenant, replay.job_id))
+
+    def confirmed(self, record: JobRecord) -> JobRecord:
+        """Return a job's record for others than its submitter to answer with.
+
+        Raises:
+            StoreUnavailable: its submission failed half-way, or is not over; the same request
+                again makes the job, or finds it.
+            BlobsUnavailable.
+        """
+        for pause in _PATIENCE_SECONDS:
+            match self.standing(record):
+                case Standing.LASTING:
+                    return record
+                case Standing.FAILED:
+                    self.withdraw(record)
+                    raise StoreUnavailable(f"{record.id} was withdrawn", 1.0)
+            time.sleep(pause)
+            found = self.store.get_many([record.id])[0]
+            if found is None:
+                raise StoreUnavailable(f"{record.id} was withdrawn", 1.0)
+            record = found
+        raise StoreUnavailable(f"{record.id} is still being submitted", 1.0)
 
     def get(self, tenant: str | None, job_id: str) -> JobRecord:
         """Return a job of a tenant, or anybody's for None.
@@ -301,18 +347,15 @@ class JobService:
         self.journal.delete_job(tenant, job_id)
         self.store.purge(job_id)
 
-    def withdraw_if_unknown(self, record: JobRecord) -> bool:
-        """Remove a job whose submission failed half-way: the client was told that it did.
+    def standing(self, record: JobRecord) -> Standing:
+        """Tell whether a job will stay; see `jobs.standing`."""
+        return standing(self.journal, self.settings, record)
 
-        True if it was removed: nobody was woken for it yet, and the journal does not know it.
-        """
-        fresh = record.attempt == 0 and record.published_at is None
-        if not fresh or self.journal.has_spec(record.tenant, record.id):
-            return False
+    def withdraw(self, record: JobRecord) -> None:
+        """Remove a job whose submission failed half-way: the client was told that it did."""
         with suppress(NotFound, WrongState):
             self.store.begin_delete(record.id, withdraw=True)
             self.clear(record.tenant, record.id)
-        return True
 
     # Parts
 
@@ -331,17 +374,24 @@ class JobService:
             raise IdTaken(draft.id)
         return replace(known, idempotency=draft.idempotency)
 
-    def _confirmed(self, record: JobRecord) -> JobRecord:
-        if self.withdraw_if_unknown(record):
-            raise StoreUnavailable(f"{record.id} was withdrawn", 1.0)
-        return record
+    def _check_submitter(self, draft: JobDraft) -> None:
+        """Refuse to take a spec up that its writer may still take back.
+
+        Raises:
+            StoreUnavailable: the same request again, a little later, makes or finds the job.
+        """
+        # Where there is a record, it tells more than the age of the spec.
+        if not self.store.exists(draft.id) and may_be_taken_back(
+            self.journal, self.settings, draft.tenant, draft.id
+        ):
+            raise StoreUnavailable(f"{draft.id} is still being submitted", 1.0)
 
     def _take_back(self, draft: JobDraft, *, kept: BlobRef | None, spec_too: bool) -> None:
         """Remove what a draft has stored and no job refers to, as far as it can be reached.
 
         What cannot be reached now is garbage without a spec, which reconcile removes.
         """
-        with suppress(Unavailable):
+        with suppress(Unavailable, BlobDenied):
             if spec_too:
                 self.journal.remove_spec(draft.tenant, draft.id)
             if kept is None or kept.key != draft.spec.input.key:
@@ -357,6 +407,8 @@ class JobService:
         except Exception as error:
             # Whatever the broker's client raises: the job is safe, the reaper publishes it.
             log.warning("wake-up of %s not sent yet: %s", record.id, error)
+            with suppress(StoreUnavailable):
+                self.store.mark_accepted(record.id)
             return
         try:
             self.store.mark_published(record.id)

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     webhook_concurrency_per_host: int = Field(
         4, ge=1, description="Of these, to one host: a slow one does not hold up the others."
     )
+    webhook_concurrency_per_tenant: int = Field(
+        8, ge=1, description="Of these, of one tenant, to whatever hosts."
+    )
     webhook_progress_seconds: float = Field(
         10.0, ge=0.001, description="job.progress is told once in so long for each job."
     )
@@ -138,6 +141,18 @@ class Settings(BaseSettings):
     )
     webhook_retention_days: float = Field(
         7.0, gt=0, description="How long deliveries that were made or have failed are kept."
+    )
+    webhook_deliveries_per_endpoint: int = Field(
+        2000,
+        ge=1,
+        description="Most deliveries to one endpoint that were made, and most that have failed, "
+        "that are kept; the oldest go.",
+    )
+    webhook_deliveries_per_tenant: int = Field(
+        10_000,
+        ge=1,
+        description="Likewise of one tenant: to all its endpoints, deleted ones and jobs' own "
+        "webhooks.",
     )
     webhooks_per_tenant: int = Field(
         20, ge=0, description="Most endpoints of one tenant; 0 = any number."

@@ -261,6 +261,10 @@ class JobStore:
         """Note that a wake-up was sent; False if the job no longer waits for one."""
         return bool(self._database.run("mark_published", job_id))
 
+    def mark_accepted(self, job_id: str) -> bool:
+        """Note that the submitter knows of its job; False without such a job."""
+        return bool(self._database.run("mark_accepted", job_id))
+
     def begin_delete(self, job_id: str, *, withdraw: bool = False) -> str:
         """Hide a job that is not running, for good, and return its tenant.
 

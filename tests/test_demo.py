@@ -58,7 +58,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_the_demo_sends_a_photo_through_the_whole_service(photo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    run = demo("--photo", photo, "--effort", "1", "--bpp", "0.8", "--folder", folder)
+    run = demo("--photo", photo, "--effort", "4", "--bpp", "0.8", "--folder", folder)
     said, complaints = run.communicate(timeout=300)
     assert run.returncode == 0, complaints
     assert processes_of(folder) == []

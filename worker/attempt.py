@@ -408,17 +408,19 @@ class Attempt:
     def _write(self, call: Callable[[], T]) -> T:
         """Make a final write; every one can be repeated after a lost reply."""
         deadline = time.monotonic() + WRITE_PATIENCE_SECONDS
+        stopping = False
         pause = 0.1
         while True:
             self._check_lease()
             try:
                 return call()
             except StoreUnavailable:
-                stop = self._settings.stop_seconds / 2 if self._flags.stopping else 0.0
-                if time.monotonic() + stop > deadline:
+                if self._flags.stopping and not stopping:
+                    stopping = True
+                    limit = time.monotonic() + self._settings.stop_seconds / 2
+                    deadline = min(deadline, limit)
+                if time.monotonic() > deadline:
                     raise
-                if self._flags.stopping:
-                    deadline = min(deadline, time.monotonic() + stop)
                 time.sleep(pause)
                 pause = min(5.0, pause * 2)
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,9 +132,8 @@ class EncodeChild:
 
     def wait(self) -> int:
         """Wait for the end of a child that closed its output; return its exit status."""
-        deadline = time.monotonic() + _KILL_SECONDS
         try:
-            return self._process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            return self._process.wait(timeout=_KILL_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.wait()

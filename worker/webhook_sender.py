@@ -18,7 +18,7 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from standardwebhooks import Webhook
 
 from jobs import logs
 from jobs.deliveries import Deliveries, DeliveryAttempt, DeliveryClaim, Trouble, Verdict
-from jobs.errors import Invalid, Unavailable
+from jobs.errors import BlobsUnavailable, Invalid, Unavailable
 from jobs.service import JobService
 from jobs.settings import Settings
 from jobs.signing import SigningSecret
@@ -37,6 +37,7 @@ from jobs.webhook_urls import check_webhook_url, host_of, may_reach
 from nifcore import __version__
 from worker.webhook_transport import (
     AddressRefused,
+    Lookup,
     NameUnknown,
     Resolver,
     WebhookTransport,
@@ -58,6 +59,7 @@ _POLL_SECONDS = 0.25
 _BLOCK_MS = 500
 _STOP_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
+_PUT_OFF_SECONDS = 5.0
 
 
 def signature(secrets: tuple[SigningSecret, ...], message_id: str, at: datetime, body: str) -> str:
@@ -86,7 +88,7 @@ class Sender:
     Args:
         service: where deliveries are.
         settings: schedule, limits, and what may be reached.
-        resolver: how names become addresses.
+        resolver: how names become addresses; it may block.
         tls: how certificates are checked.
     """
 
@@ -108,39 +110,57 @@ class Sender:
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; what is being sent then may still end."""
-        with ThreadPoolExecutor(_THREADS, "webhooks") as self._threads:
-            asyncio.run(self._run(stop))
+        # One thread for each delivery that is sent at a time, and nobody else's: see `_deliver`.
+        lookups = ThreadPoolExecutor(self._settings.webhook_concurrency, "lookup")
+        try:
+            with ThreadPoolExecutor(_THREADS, "webhooks") as self._threads:
+                asyncio.run(self._run(stop, lookups))
+        finally:
+            lookups.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, stop: threading.Event) -> None:
+    async def _run(self, stop: threading.Event, lookups: Executor) -> None:
         transport = WebhookTransport(
             lambda address: may_reach(address, self._settings),
-            resolver=self._resolver,
+            self._resolver,
+            lookups,
             tls=self._tls,
         )
         news = asyncio.Event()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._fan_out(stop, news))
-                group.create_task(self._send(stop, news, transport))
-        finally:
-            await transport.close()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fan_out(stop, news))
+            group.create_task(self._send(stop, news, transport))
 
     async def _call(self, function: Callable[..., Answered], *args: Any, **more: Any) -> Answered:
-        """Run what blocks on a thread of our own: those of the loop may all wait for a resolver."""
+        """Run what blocks on a thread of our own, which no receiver can hold up."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **more))
 
     async def _fan_out(self, stop: threading.Event, news: asyncio.Event) -> None:
+        clock = asyncio.get_running_loop().time
         troubled: set[str] = set()
+        put_off: dict[str, float] = {}  # message -> when to try again
         while not stop.is_set():
             try:
                 messages = await self._call(
-                    self._service.outbox.read, limit=100 + len(troubled), block_ms=_BLOCK_MS
+                    self._service.outbox.read,
+                    limit=100 + len(troubled) + len(put_off),
+                    block_ms=_BLOCK_MS,
                 )
-                fresh = [each for each in messages if each.id not in troubled]
+                put_off = {each.id: put_off[each.id] for each in messages if each.id in put_off}
+                fresh = [
+                    each
+                    for each in messages
+                    if each.id not in troubled and put_off.get(each.id, 0.0) <= clock()
+                ]
                 for message in fresh:
                     try:
                         made = await self._call(self._service.fanout.take_on, message)
+                    except BlobsUnavailable as error:
+                        # It needs its tenant's first secret, which cannot be kept now. All the
+                        # others need no storage.
+                        log.warning("webhook message put off", reason=str(error))
+                        put_off[message.id] = clock() + _PUT_OFF_SECONDS
+                        continue
                     except Unavailable:
                         raise
                     except Exception:
@@ -161,14 +181,14 @@ class Sender:
         self, stop: threading.Event, news: asyncio.Event, transport: WebhookTransport
     ) -> None:
         settings = self._settings
-        busy: Counter[str] = Counter()
+        hosts: Counter[str] = Counter()
+        tenants: Counter[str] = Counter()
         tasks: set[asyncio.Task[None]] = set()
 
-        def end(host: str, task: asyncio.Task[None]) -> None:
+        def end(claim: DeliveryClaim, task: asyncio.Task[None]) -> None:
             tasks.discard(task)
-            busy[host] -= 1
-            if not busy[host]:
-                del busy[host]
+            hosts[claim.host] -= 1
+            tenants[claim.delivery.tenant] -= 1
             news.set()
 
         while not stop.is_set():
@@ -181,17 +201,20 @@ class Sender:
                         self._deliveries.claim,
                         limit=free,
                         per_host=settings.webhook_concurrency_per_host,
+                        per_tenant=settings.webhook_concurrency_per_tenant,
                         claim_seconds=settings.webhook_timeout_seconds + _CLAIM_MARGIN_SECONDS,
-                        busy=dict(busy),
+                        busy_hosts=+hosts,
+                        busy_tenants=+tenants,
                     )
             except Unavailable as error:
                 log.warning("webhook deliveries put off", reason=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)
             for claim in claims:
-                busy[claim.host] += 1
+                hosts[claim.host] += 1
+                tenants[claim.delivery.tenant] += 1
                 task = asyncio.create_task(self._deliver(claim, transport))
                 tasks.add(task)
-                task.add_done_callback(partial(end, claim.host))
+                task.add_done_callback(partial(end, claim))
             if not claims:
                 try:
                     async with asyncio.timeout(_POLL_SECONDS):
@@ -205,17 +228,27 @@ class Sender:
                 task.cancel()
 
     async def _deliver(self, claim: DeliveryClaim, transport: WebhookTransport) -> None:
+        lookup = transport.lookup()
         try:
-            await self._attempt(claim, transport)
+            await self._attempt(claim, transport, lookup)
         except Unavailable as error:
             log.warning("attempt not noted", delivery=claim.delivery.id, reason=str(error))
+        except asyncio.CancelledError:
+            lookup.abandon()
+            raise
         except Exception:
             log.exception("delivery failed", delivery=claim.delivery.id)
+        # A name server that does not answer holds a thread for longer than the attempt lasts. Until
+        # it lets go this counts as being sent, against the limits of host and tenant: so there is a
+        # thread for whatever is sent, and no attempt's time is spent on waiting for one.
+        await lookup.ended()
 
-    async def _attempt(self, claim: DeliveryClaim, transport: WebhookTransport) -> None:
+    async def _attempt(
+        self, claim: DeliveryClaim, transport: WebhookTransport, lookup: Lookup
+    ) -> None:
         clock = asyncio.get_running_loop().time
         at, started = datetime.now(UTC), clock()
-        status, retry_after, trouble = await self._post(claim, at, transport)
+        status, retry_after, trouble = await self._post(claim, at, transport, lookup)
         attempt = DeliveryAttempt(at, status, trouble, round((clock() - started) * 1000))
         verdict, wait = self._verdict(claim, trouble, retry_after)
         settled = await self._call(
@@ -246,7 +279,7 @@ class Sender:
             bound.warning("webhook endpoint disabled", reason=settled.disabled)
 
     async def _post(
-        self, claim: DeliveryClaim, at: datetime, transport: WebhookTransport
+        self, claim: DeliveryClaim, at: datetime, transport: WebhookTransport, lookup: Lookup
     ) -> tuple[int | None, float, Trouble | None]:
         """Return the answer's status, the wait that it asks for in seconds, and what went wrong."""
         delivery, body = claim.delivery, claim.delivery.body
@@ -263,7 +296,7 @@ class Sender:
         }
         try:
             async with asyncio.timeout(self._settings.webhook_timeout_seconds):
-                answer = await transport.post(claim.url, headers, body.encode())
+                answer = await transport.post(claim.url, headers, body.encode(), lookup)
         except Exception as error:
             return None, 0.0, trouble_of(error)
         trouble = trouble_with(answer.status)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,9 @@ import anyio
 import httpcore2
 import httpx2
 
-Resolver = Callable[[str, int], Awaitable[list[str]]]
-"""Returns the addresses of a host and port, best first; raises OSError if there are none."""
+Resolver = Callable[[str, int], list[str]]
+"""Returns the addresses of a host and port, best first; raises OSError if there are none. It blocks
+for as long as it takes."""
 
 Vetting = Callable[[str], str | None]
 """Returns why nothing may be sent to an address, None if it may."""
@@ -44,11 +46,48 @@ class NameUnknown(Exception):
     """A host has no address."""
 
 
-async def resolve(host: str, port: int) -> list[str]:
+def resolve(host: str, port: int) -> list[str]:
     """Ask the system for the addresses of a host."""
-    loop = asyncio.get_running_loop()
-    rows = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(row[4][0]) for row in rows))
+
+
+class Lookup:
+    """Looks names up for one message.
+
+    Nothing can end a question to the system: it keeps its thread when nobody waits for the answer
+    any more. Who gives threads out can wait for that.
+
+    Args:
+        resolver: how names become addresses.
+        threads: where it is asked; at least one must be free, or waiting for it counts as asking.
+    """
+
+    def __init__(self, resolver: Resolver, threads: Executor) -> None:
+        self._resolver = resolver
+        self._threads = threads
+        self._asked: set[asyncio.Future[list[str]]] = set()
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host.
+
+        Raises:
+            OSError, UnicodeError: there are none.
+        """
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(self._threads, self._resolver, host, port)
+        self._asked.add(asked)
+        await asyncio.wait([asked])  # unlike `await asked`, this leaves it alone when cancelled
+        return asked.result()
+
+    async def ended(self) -> None:
+        """Wait until no thread is asking any more."""
+        await asyncio.gather(*self._asked, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """Take no answer any more: the loop ends."""
+        for each in self._asked:
+            each.cancel()
 
 
 class VettedNetwork(httpcore2.AsyncNetworkBackend):
@@ -56,12 +95,12 @@ class VettedNetwork(httpcore2.AsyncNetworkBackend):
 
     Args:
         vet: what may be reached.
-        resolver: how names become addresses.
+        lookup: how names become addresses.
     """
 
-    def __init__(self, vet: Vetting, resolver: Resolver = resolve) -> None:
+    def __init__(self, vet: Vetting, lookup: Lookup) -> None:
         self._vet = vet
-        self._resolve = resolver
+        self._lookup = lookup
         self._sockets = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
@@ -79,7 +118,7 @@ class VettedNetwork(httpcore2.AsyncNetworkBackend):
             httpcore2.ConnectError, httpcore2.ConnectTimeout: none of them answers.
         """
         try:
-            addresses = await self._resolve(host, port)
+            addresses = await self._lookup.addresses(host, port)
         except (OSError, UnicodeError) as error:
             raise NameUnknown(f"{host}: {error}") from error
         if not addresses:
@@ -129,22 +168,30 @@ class WebhookTransport:
     Args:
         vet: what may be reached.
         resolver: how names become addresses.
+        threads: where that is asked.
         tls: how certificates are checked; by default as the system does.
     """
 
     def __init__(
-        self, vet: Vetting, *, resolver: Resolver = resolve, tls: ssl.SSLContext | None = None
+        self,
+        vet: Vetting,
+        resolver: Resolver,
+        threads: Executor,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context() if tls is None else tls,
-            network_backend=VettedNetwork(vet, resolver),
-            max_connections=None,
-            # A connection that is kept may be closed by the other side just when it is used again,
-            # which looks like a failure; and its address would not be looked at again.
-            max_keepalive_connections=0,
-        )
+        self._vet = vet
+        self._resolver = resolver
+        self._threads = threads
+        self._tls = httpx2.create_ssl_context() if tls is None else tls
 
-    async def post(self, url: str, headers: dict[str, str], content: bytes) -> Answer:
+    def lookup(self) -> Lookup:
+        """Return what looks names up for one message."""
+        return Lookup(self._resolver, self._threads)
+
+    async def post(
+        self, url: str, headers: dict[str, str], content: bytes, lookup: Lookup
+    ) -> Answer:
         """Post a message and return the answer's status; nothing of its body is kept.
 
         There is no time limit here but for the answer's body, whose end nobody waits for.
@@ -154,34 +201,43 @@ class WebhookTransport:
             httpcore2.NetworkError, httpcore2.ProtocolError, OSError: no answer.
         """
         request = httpx2.Request("POST", url, headers=headers, content=content)
-        target = request.url
-        response = await self._pool.handle_async_request(
-            httpcore2.Request(
-                method=request.method,
-                url=httpcore2.URL(
-                    scheme=target.raw_scheme,
-                    host=target.raw_host,
-                    port=target.port,
-                    target=target.raw_path,
-                ),
-                headers=request.headers.raw,
-                content=content,
-            )
-        )
-        try:
-            found = {name.lower(): value for name, value in response.headers}
-            wait = found.get(b"retry-after")
-            with suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
-                async with asyncio.timeout(_DROP_SECONDS):
-                    dropped = 0
-                    async for piece in response.aiter_stream():
-                        dropped += len(piece)
-                        if dropped > DROPPED_BYTES:
-                            break
-            return Answer(response.status, None if wait is None else wait.decode("latin-1"))
-        finally:
-            await response.aclose()
+        # A connection that is kept may be closed by the other side just when it is used again,
+        # which looks like a failure; and its address would not be looked at again.
+        async with httpcore2.AsyncConnectionPool(
+            ssl_context=self._tls,
+            network_backend=VettedNetwork(self._vet, lookup),
+            max_keepalive_connections=0,
+        ) as connections:
+            return await _answer(connections, request, content)
 
-    async def close(self) -> None:
-        """Close whatever is open."""
-        await self._pool.aclose()
+
+async def _answer(
+    connections: httpcore2.AsyncConnectionPool, request: httpx2.Request, content: bytes
+) -> Answer:
+    target = request.url
+    response = await connections.handle_async_request(
+        httpcore2.Request(
+            method=request.method,
+            url=httpcore2.URL(
+                scheme=target.raw_scheme,
+                host=target.raw_host,
+                port=target.port,
+                target=target.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=content,
+        )
+    )
+    try:
+        found = {name.lower(): value for name, value in response.headers}
+        wait = found.get(b"retry-after")
+        with suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
+            async with asyncio.timeout(_DROP_SECONDS):
+                dropped = 0
+                async for piece in response.aiter_stream():
+                    dropped += len(piece)
+                    if dropped > DROPPED_BYTES:
+                        break
+        return Answer(response.status, None if wait is None else wait.decode("latin-1"))
+    finally:
+        await response.aclose()

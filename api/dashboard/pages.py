@@ -192,6 +192,7 @@ def _failure(request: Request, problem: Problem) -> Response:
         title=problem.kind.title,
         detail=problem.detail,
         request_id=id_of(request),
+        again_in=problem.headers.get("Retry-After"),
         visitor=visitor,
         navigation=NAVIGATION,
         flash=None,

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from api.dashboard import figures
-from jobs import TRANSITIONS, Event, JobRecord, State
+from jobs import TRANSITIONS, Event, JobRecord, JobSpec, State
+from nifcore.plan import DEFAULT_QUALITY, bpp_of_quality
 
 _MOVES = {
     "job.queued",
@@ -248,6 +249,22 @@ def _progress_text(data: Mapping[str, Any]) -> str:
 def _number(data: Mapping[str, Any], name: str) -> float | None:
     value = data.get(name)
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def budget_of(spec: JobSpec) -> float | None:
+    """Return how many bytes the parameters allow the file.
+
+    None where they do not say: with a published preset or a PSNR, and without the picture's size.
+    """
+    asked = spec.parameters
+    if asked.max_bytes is not None:
+        return float(asked.max_bytes)
+    if asked.preset is not None or asked.psnr is not None or not (spec.width and spec.height):
+        return None
+    bpp = asked.bpp
+    if bpp is None:
+        bpp = bpp_of_quality(DEFAULT_QUALITY if asked.quality is None else asked.quality)
+    return bpp * spec.width * spec.height / 8
 
 
 def points_of(events: Sequence[Event]) -> list[dict[str, Any]]:

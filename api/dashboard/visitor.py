@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import Depends, Request
 
+from api import limits
 from api.auth import Caller
 from api.context import Context, Shared
 from api.dashboard.sessions import Session, Sessions
 from api.problems import Problem
 from jobs import ApiKey, NotFound, Scope
+from jobs.access import REQUESTS
 
 COOKIE = "nif_session"
 CSRF_HEADER = "x-csrf-token"
@@ -95,13 +97,24 @@ def _from_session(request: Request, shared: Context) -> Visitor:
 
 
 def signed_in(request: Request, shared: Shared) -> Visitor:
-    """Let whoever is signed in through.
+    """Let whoever is signed in through, and count one request of their key.
+
+    Pages, what they fetch while they are looked at, and acts count as requests to the API do, out
+    of the same minute. Scripts and styles do not: they come from no session.
 
     Raises:
         SignInFirst: nobody is.
+        Problem: ``rate_limited``.
     """
     visitor = _from_session(request, shared)
     request.state.visitor = visitor
+    own = visitor.key.limits.requests_per_minute
+    limit = shared.settings.requests_per_minute if own is None else own
+    if limit:
+        allowance = shared.service.quotas.take(
+            REQUESTS, visitor.key.id, limit=limit, window_seconds=60
+        )
+        limits.check_rate(request, allowance)
     return visitor
 
 

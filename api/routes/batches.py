@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
@@ -13,6 +14,8 @@ from api.context import Context, Shared
 from api.documents import job_form, with_body
 from api.problems import COMMON, Problem, documented, id_of, invalid, problem_of
 from api.submission import Wish
+
+log = structlog.get_logger("api")
 
 router = APIRouter(prefix="/v1/batches", tags=["jobs"])
 
@@ -92,9 +95,11 @@ def _accept(
     wish = Wish(job_id=jobs.new_job_id(), chosen=False, fields=asked, batch=batch)
     try:
         accepted = submission.from_file(shared, caller, wish, file)
-    except (Problem, jobs.JobsError) as error:
+    except Exception as error:
         problem = problem_of(error)
         if problem is None:
-            raise
+            # The files before it are accepted: their jobs must be named in the answer.
+            log.exception("file of a batch failed", batch=batch, job=wish.job_id)
+            problem = Problem("internal", "a mistake of the service; quote the request's id")
         return None, problem
     return submission.submitted_view(shared, accepted), None

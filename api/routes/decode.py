@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -13,7 +15,7 @@ from api.auth import Reader
 from api.context import Shared
 from api.decoding import ImageFormat, View, checked
 from api.documents import decode_form, with_body
-from api.downloads import attachment
+from api.downloads import FileResponse, attachment
 from api.problems import COMMON, documented
 from api.routes.jobs import only_file
 from api.routes.results import parsed_region
@@ -75,11 +77,17 @@ async def decode(request: Request, shared: Shared, caller: Reader) -> Response:
             file.read(0, _HEADER_BYTES),
             shared.settings,
         )
-        data = await shared.decoder.render(file.read(0, file.size), view)
+        picture = await shared.decoder.render(lambda path: _write(file, path), view)
     shared.metrics.decodes.labels("fresh").inc()
     name = (file.filename or "picture").rpartition(".")[0] or "picture"
-    return Response(
-        data,
+    return FileResponse(
+        picture,
         media_type=view.format.media_type,
         headers=attachment(f"{name}.{view.format}") | {"Cache-Control": "no-store"},
     )
+
+
+def _write(file: uploads.File, path: Path) -> None:
+    file.file.seek(0)
+    with path.open("wb") as target:
+        shutil.copyfileobj(file.file, target)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 import jobs
@@ -14,7 +16,8 @@ from api import views
 from api.auth import Caller, Reader
 from api.context import Context, Shared
 from api.decoding import ImageFormat, View, checked
-from api.downloads import attachment, digest, download, matches
+from api.downloads import FileResponse, attachment, digest, download, matches
+from api.pictures import Pictures
 from api.problems import COMMON, Problem, documented, invalid, retry_after
 from api.routes.jobs import JobId, find
 from api.submission import POLL_SECONDS
@@ -24,6 +27,11 @@ router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
 MEDIA_TYPE = "application/x-nif"
 _HEADER_BYTES = 64 * 1024
+
+KEPT_RENDERINGS = 8
+"""So many renderings of a job are kept, the latest: a thumbnail, a page's picture and the whole one
+in two formats or three. Without a bound a reader could fill the storage, a size and region at a
+time, 256 MiB each."""
 
 IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", description="ETag of what you have.")
@@ -53,6 +61,13 @@ def _finished(shared: Context, caller: Caller, job_id: str) -> tuple[JobRecord, 
     raise Problem(
         "no_result", f"the job is {record.state}", headers=headers, state=str(record.state)
     )
+
+
+async def _pictures_of(request: Request) -> Pictures:
+    # The dashboard's: what one of them measured the other finds.
+    found = request.app.state.pictures
+    assert isinstance(found, Pictures)
+    return found
 
 
 def _stem(record: JobRecord) -> str:
@@ -174,53 +189,126 @@ async def image(
     region: Region = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return the result rendered at any size, or a part of it. Renderings are kept."""
+    """Return the result rendered at any size, or a part of it. The latest renderings are kept."""
     record, ref = await run_sync(_finished, shared, caller, job_id)
-    asked = View(format, width, height, parsed_region(region))
     blobs = shared.service.blobs
+    asked = View(format, width, height, parsed_region(region))
     head = await run_sync(lambda: blobs.get(ref.key, start=0, end=min(ref.size, _HEADER_BYTES)))
     view = checked(asked, head, shared.settings)
     tag = f'"{hashlib.blake2b(f"{ref.sha256}/{view.name}".encode(), digest_size=16).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
+    # No ranges: a rendering that is made again later need not have the same bytes.
+    headers = {"ETag": tag, "Cache-Control": "private, max-age=3600", "Accept-Ranges": "none"}
     headers |= attachment(f"{_stem(record)}.{view.format}")
     if matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
     # Beside the job's other files, so that it goes when the job goes.
-    key = f"{record.tenant}/jobs/{record.id}/images/{ref.sha256[:16]}/{view.name}"
+    folder = f"{record.tenant}/jobs/{record.id}/images/{ref.sha256[:16]}/"
+    key = folder + view.name
+    media_type = view.format.media_type
     async with shared.decoder.alone(key):
-        data = await run_sync(_cached, shared, key)
-        shared.metrics.decodes.labels("fresh" if data is None else "cache").inc()
-        if data is None:
-            data = await shared.decoder.render(await run_sync(blobs.get, ref.key), view)
-            await run_sync(_keep, shared, record, key, data, view.format.media_type)
-    return Response(data, media_type=view.format.media_type, headers=headers)
+        kept = await run_sync(_kept, shared, key, tag, media_type, headers)
+        shared.metrics.decodes.labels("fresh" if kept is None else "cache").inc()
+        if kept is not None:
+            return kept
+        picture = await shared.decoder.render(lambda path: _fetch(shared, ref, path), view)
+        try:
+            await run_sync(_keep, shared, record, folder, key, picture, media_type)
+        except BaseException:
+            picture.close()
+            raise
+    return FileResponse(picture, media_type=media_type, headers=headers)
 
 
-def _cached(shared: Context, key: str) -> bytes | None:
+def _fetch(shared: Context, ref: BlobRef, path: Path) -> None:
+    with path.open("wb") as file:
+        for piece in shared.service.blobs.stream(ref.key):
+            file.write(piece)
+
+
+def _kept(
+    shared: Context, key: str, tag: str, media_type: str, headers: dict[str, str]
+) -> Response | None:
+    """Return the answer with a rendering that was kept, which is read while it is sent."""
+    blobs = shared.service.blobs
     try:
-        return shared.service.blobs.get(key)
+        return download(
+            blobs,
+            key,
+            size=blobs.head(key).size,
+            tag=tag,
+            media_type=media_type,
+            headers=headers,
+            range_header=None,
+            if_range=None,
+            if_none_match=None,
+        )
     except jobs.BlobNotFound:
         return None
 
 
-def _keep(shared: Context, record: JobRecord, key: str, data: bytes, media_type: str) -> None:
-    """Keep a rendering; that it cannot be kept is no reason not to send it."""
+def _keep(
+    shared: Context,
+    record: JobRecord,
+    folder: str,
+    key: str,
+    picture: BinaryIO,
+    media_type: str,
+) -> None:
+    """Keep a rendering in place of the oldest.
+
+    That it cannot be kept is no reason not to send it.
+    """
     blobs = shared.service.blobs
-    try:
-        blobs.put(key, data, media_type=media_type)
-        shared.service.get(record.tenant, record.id)
-    except jobs.NotFound:
-        blobs.delete(key)  # the job was deleted in the meantime
-    except (jobs.BlobExists, jobs.Unavailable):
-        return
+    with suppress(jobs.BlobExists, jobs.Unavailable):
+        blobs.put(key, picture, media_type=media_type)
+        try:
+            shared.service.get(record.tenant, record.id)
+        except jobs.NotFound:
+            blobs.delete(key)  # the job was deleted in the meantime
+            return
+        others = [each for each in blobs.list(folder).items if each.key != key]
+        others.sort(key=lambda each: each.modified)
+        for each in others[: max(0, len(others) + 1 - KEPT_RENDERINGS)]:
+            blobs.delete(each.key)
 
 
 @router.get(
     "/{job_id}/report",
     summary="Read the report",
-    responses=documented(*COMMON, "job_not_found", "no_result"),
+    responses=documented(
+        *COMMON,
+        "job_not_found",
+        "no_result",
+        "damaged_image",
+        "too_many_pixels",
+        "decoder_busy",
+        "blobs_unavailable",
+    ),
 )
-def report(shared: Shared, caller: Reader, job_id: JobId) -> views.ReportView:
-    """Return what was measured on the decoded result, beside other formats of the same picture."""
-    record, _ = _finished(shared, caller, job_id)
-    return views.ReportView(job=record.id, report=dict(record.report or {}))
+async def report(
+    shared: Shared,
+    caller: Reader,
+    pictures: Annotated[Pictures, Depends(_pictures_of)],
+    job_id: JobId,
+    rivals: Annotated[
+        bool,
+        Query(
+            description="Measure JPEG, WebP and AVIF too: seconds, or minutes for large pictures, "
+            "when it is asked first."
+        ),
+    ] = False,
+) -> views.ReportView:
+    """Return what was measured on the decoded result, with ``rivals=true`` beside JPEG, WebP and
+    AVIF of the same picture.
+    """
+    record, _ = await run_sync(_finished, shared, caller, job_id)
+    told = dict(record.report or {})
+    if not rivals:
+        return views.ReportView(job=record.id, report=told, rivals=None, no_rivals="not_asked")
+    try:
+        found = await pictures.rivals(shared.service, record)
+    except jobs.BlobNotFound:
+        await run_sync(find, shared, caller, job_id)  # unless all of the job is gone
+        return views.ReportView(job=record.id, report=told, rivals=None, no_rivals="picture_gone")
+    measured = tuple(views.RivalView.model_validate(each) for each in found)
+    return views.ReportView(job=record.id, report=told, rivals=measured, no_rivals=None)

@@ -1,5 +1,5 @@
 -- Put before every script. ARGV[1] is always the key prefix; the scripts' own arguments follow.
--- The loader (jobs/scripts.py) puts before this file:
+-- The loader (jobs/database.py) puts before this file:
 --   TRANSITIONS  the table of jobs/lifecycle.py
 --   LIMITS       numbers of the settings: lease_ms, max_attempts, events_per_job, ...
 --
@@ -26,8 +26,8 @@
 -- microsecond of creation), nonce and worker and lease_until (of the latest claim), cancel and
 -- finish ('1' if asked), last (name of the worker's call or transition that set the state),
 -- progress, result, report, failure (JSON), previews (how many there were), attempts (a JSON object
--- per line), created, queued, started, finished, updated, published, not_before (ms), submission,
--- body, dedup, deleted.
+-- per line), created, queued, started, finished, updated, published, not_before (ms), accepted ('1'
+-- once the submitter knows of the job), submission, body, dedup, deleted.
 
 local P = ARGV[1] .. ':'
 

@@ -1,10 +1,11 @@
 -- needs webhooks
 -- Gives due deliveries to a sender, for a while: if it is not heard of again they are due again.
--- ARGV: prefix, nonce, most deliveries, most per host, claim in ms, what the sender is busy with
---       (JSON object: host -> deliveries)
--- Returns a flat list: id, url, secrets (JSON), hash as a flat list, id, ...
-local nonce, most, per_host = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local busy = cjson.decode(ARGV[6])
+-- ARGV: prefix, nonce, most deliveries, most per host, most per tenant, claim in ms, what the sender
+--       is busy with (JSON objects: host -> deliveries, tenant -> deliveries)
+-- Returns a flat list: id, url, secrets (JSON), body, hash as a flat list, id, ...
+local nonce, most = ARGV[2], tonumber(ARGV[3])
+local per_host, per_tenant, claim = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local to_host, of_tenant = cjson.decode(ARGV[7]), cjson.decode(ARGV[8])
 local given, taken = {}, 0
 
 -- Returns url and secrets, or nil and why nothing can be sent.
@@ -18,14 +19,14 @@ local function target(d)
   return seen[1], seen[2]
 end
 
--- Those that wait longest first; one host with many does not keep the others waiting.
-local hosts = redis.call('ZRANGEBYSCORE', P .. 'deliveries:hosts', '-inf', int(now),
-  'LIMIT', 0, most + 1000)
-for _, host in ipairs(hosts) do
-  local line = P .. 'deliveries:due:' .. host
-  local room = math.min(per_host - (busy[host] or 0), most - taken)
-  local looks = 0
-  while room > 0 and looks < 100 do
+local function room_for(tenant, host)
+  return math.min(per_host - (to_host[host] or 0), per_tenant - (of_tenant[tenant] or 0),
+    most - taken)
+end
+
+local function take(tenant, host)
+  local line, looks = line_of(tenant, host), 0
+  while looks < 100 and room_for(tenant, host) > 0 do
     looks = looks + 1
     local id = redis.call('ZRANGEBYSCORE', line, '-inf', int(now), 'LIMIT', 0, 1)[1]
     if not id then break end
@@ -36,17 +37,36 @@ for _, host in ipairs(hosts) do
       local url, secrets = target(d)
       if url then
         redis.call('HSET', P .. 'delivery:' .. id, 'nonce', nonce)
-        line_up(d, now + tonumber(ARGV[5]))
+        line_up(d, now + claim)
         given[#given + 1] = id
         given[#given + 1] = url
         given[#given + 1] = secrets
+        given[#given + 1] = redis.call('HGET', P .. 'message:' .. d.message, 'body')
         given[#given + 1] = redis.call('HGETALL', P .. 'delivery:' .. id)
-        room, taken = room - 1, taken + 1
+        taken = taken + 1
+        to_host[host] = (to_host[host] or 0) + 1
+        of_tenant[tenant] = (of_tenant[tenant] or 0) + 1
       else
         file(d, 'failed', secrets)
       end
     end
   end
-  call_host(host)
+  call_host(tenant, host)
+end
+
+-- Those that wait longest first; a tenant or a host with many does not keep the others waiting,
+-- nor does one that has all it may have: it is passed over without a look at what it waits for.
+local function due(list)
+  return redis.call('ZRANGEBYSCORE', list, '-inf', int(now), 'LIMIT', 0, most + 1000)
+end
+
+for _, tenant in ipairs(due(P .. 'deliveries:tenants')) do
+  if taken >= most then break end
+  if (of_tenant[tenant] or 0) < per_tenant then
+    for _, host in ipairs(due(P .. 'deliveries:hosts:' .. tenant)) do
+      if room_for(tenant, host) > 0 then take(tenant, host) end
+      if taken >= most or (of_tenant[tenant] or 0) >= per_tenant then break end
+    end
+  end
 end
 return given

@@ -1,7 +1,8 @@
 -- needs webhooks
 -- Turns a message of the outbox into a delivery for everyone who is to be told, and removes it.
 -- ARGV: prefix, message, tenant, type, job, body (JSON), ids of the deliveries (JSON object:
---       endpoint, or '' for the job's own webhook -> id), the job's own webhook or '', its host
+--       endpoint, or '' for the job's own webhook -> id), the job's own webhook or '', its host,
+--       name under which the body is kept
 -- Returns the ids of the new deliveries. Ids follow from what happened and who is told, so that
 -- doing it again makes nothing new. A job that was deleted meanwhile tells nobody, and an endpoint
 -- that no longer wants to know is not told.
@@ -12,7 +13,7 @@ local made = {}
 local function tell(id, endpoint, url, host, failure)
   local d = {
     id = id, tenant = tenant, endpoint = endpoint, job = job, type = event, url = url,
-    host = host, body = ARGV[6],
+    host = host, message = ARGV[10], body = ARGV[6],
   }
   if deliver(d, failure) then made[#made + 1] = id end
 end

@@ -1,7 +1,7 @@
 -- needs webhooks
 -- Puts a new signing secret in force; those before sign too for a while.
 -- ARGV: prefix, endpoint ('' for the tenant's own secrets), tenant, secret, overlap in ms,
---       most secrets at one time, '1': only if there is none yet
+--       most secrets at one time
 -- Returns {'ok', secrets (JSON, newest first)} or {'missing'}. A repeat is answered alike.
 local id, tenant, secret = ARGV[2], ARGV[3], ARGV[4]
 local ends, most = now + tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -14,7 +14,7 @@ else
   text = redis.call('GET', mine)
 end
 local known = text and cjson.decode(text) or {}
-if known[1] and (known[1].secret == secret or ARGV[7] == '1') then return {'ok', text} end
+if known[1] and known[1].secret == secret then return {'ok', text} end
 local kept = {{secret = secret, created = int(now)}}
 for _, each in ipairs(known) do
   local stays = math.min(tonumber(each.expires or '') or ends, ends)

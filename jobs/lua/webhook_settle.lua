@@ -46,8 +46,7 @@ end
 
 if verdict == 'retry' then
   if ARGV[8] ~= d.host then
-    redis.call('ZREM', P .. 'deliveries:due:' .. d.host, id)
-    call_host(d.host)
+    leave_line(d)
     d.host = ARGV[8]
     redis.call('HSET', P .. 'delivery:' .. id, 'host', d.host)
   end

@@ -6,6 +6,6 @@ if not seen[1] then return 'missing' end
 if seen[3] ~= 'enabled' then return 'disabled' end
 deliver({
   id = ARGV[2], tenant = seen[1], endpoint = ARGV[3], job = '', type = ARGV[4], url = '',
-  host = seen[2], body = ARGV[5],
+  host = seen[2], message = ARGV[2], body = ARGV[5],
 })
 return 'ok'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import socket
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ import uvicorn
 from PIL import Image
 
 from api.app import create_app
+from api.fields import JobFields
 from jobs import (
+    BlobRef,
     ClaimRefused,
+    JobDraft,
     JobRecord,
     JobService,
+    JobSpec,
     NotFound,
     Outcome,
     Progress,
@@ -146,6 +152,15 @@ def picture(seed: int, width: int = 24, height: int = 16, kind: str = "PNG", **m
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **more)
     return buffer.getvalue()
+
+
+def half_made(running: Running, tenant: str, job_id: str, data: bytes) -> None:
+    """Leave what a submission leaves that was refused because the reply of Redis was lost."""
+    digest = hashlib.sha256(data).hexdigest()
+    ref = BlobRef(f"{tenant}/jobs/{job_id}/input-0", len(data), digest, "image/png")
+    spec = JobSpec(ref, JobFields().parameters(), "1.0")
+    draft = JobDraft(job_id, tenant, spec, datetime.now(UTC))
+    running.service.store.create(draft, submission="lost")
 
 
 @contextmanager

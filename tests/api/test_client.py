@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from jobs import Progress
-from nifcore.client import AsyncClient, Client, Refused, RemoteJob, Unreachable, WaitTimeout
+from nifcore.client import AsyncClient, Client, Refused, RemoteJob, Unreachable, WaitTimeout, _Watch
 from nifcore.errors import InputError, RemoteError
 from nifcore.eventstream import RemoteEvent
 from tests.api.running import GOLDEN, Running, picture, working
@@ -287,3 +287,18 @@ def test_waiting_follows_the_stream_and_polls_where_there_is_none(
     with without_streams(paths) as url, Client(url) as old:
         assert old.wait("job_1", timeout=30).state == "succeeded"
     assert paths == ["/v1/jobs/job_1/events", "/v1/jobs/job_1"]
+
+
+@pytest.mark.parametrize(("state", "longest"), [("queued", 2.0), ("running", 0.5)])
+def test_where_it_polls_the_end_of_a_running_job_is_noticed_soon(
+    state: str, longest: float
+) -> None:
+    request = httpx2.Request("GET", "http://127.0.0.1/v1/jobs/job_1")
+    watch = _Watch("job_1", None)
+    watch.look(httpx2.Response(200, json={"id": "job_1", "state": state}, request=request))
+    pauses = [watch.pause(changed=True)]
+    for _ in range(20):
+        assert watch.look(httpx2.Response(304, request=request)) is None
+        pauses.append(watch.pause(changed=False))
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.2, longest)

@@ -9,9 +9,14 @@ import uuid
 import httpx2
 import pytest
 
+import jobs
+from api import submission
+from api.auth import Caller
+from api.context import Context
+from api.uploads import File
 from jobs import Failure, IdempotencyClaim, NotFound, Progress, State
 from tests.api.asking import code_of, submit
-from tests.api.running import Running, picture
+from tests.api.running import Running, half_made, picture
 
 
 def test_a_submitted_picture_is_durable_and_published(
@@ -162,6 +167,25 @@ def test_put_by_id_can_be_repeated(running: Running, client: httpx2.Client) -> N
     assert code_of(bad) == (422, "invalid_parameter")
 
 
+def test_a_put_whose_first_answer_was_lost_makes_the_job(
+    running: Running, client: httpx2.Client, tenant: str
+) -> None:
+    job_id = str(uuid.uuid4())
+    half_made(running, tenant, job_id, picture(12))
+
+    def put() -> httpx2.Response:
+        return client.put(f"/v1/jobs/{job_id}", files={"file": ("a.png", picture(12))})
+
+    refused = put()
+    assert code_of(refused) == (503, "store_unavailable")
+    assert refused.headers["retry-after"] == "1"
+    made = put()
+    assert (made.status_code, made.json()["created"]) == (202, True)
+    record = running.service.get(tenant, job_id)
+    assert running.service.blobs.get(record.spec.input.key) == picture(12)
+    assert put().status_code == 200
+
+
 def test_jobs_are_steered(running: Running, client: httpx2.Client) -> None:
     waiting = submit(client, picture(11)).json()["id"]
     assert client.post(f"/v1/jobs/{waiting}/cancel").json()["state"] == "cancelled"
@@ -263,6 +287,33 @@ def test_a_batch_accepts_and_refuses_each_on_its_own(
     assert {job["parameters"]["effort"] for job in listed} == {2}
     none = client.post("/v1/batches", files=[("file", ("b.txt", b"not a picture"))])
     assert code_of(none) == (415, "unsupported_image")
+
+
+def test_an_unexpected_error_costs_one_file_of_a_batch(
+    running: Running, client: httpx2.Client, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = submission.from_file
+
+    def break_on_the_second(
+        shared: Context, caller: Caller, wish: submission.Wish, file: File
+    ) -> jobs.Submission:
+        if file.filename == "b.png":
+            raise RuntimeError("words for the log")
+        return accept(shared, caller, wish, file)
+
+    monkeypatch.setattr(submission, "from_file", break_on_the_second)
+    files = [("file", (f"{name}.png", picture(50 + n))) for n, name in enumerate("abc")]
+    answer = client.post("/v1/batches", files=files)
+    assert answer.status_code == 202, answer.text
+    batch = answer.json()
+    assert (batch["accepted"], batch["refused"]) == (2, 1)
+    problem = batch["items"][1]["problem"]
+    assert (problem["code"], problem["request_id"]) == ("internal", answer.headers["x-request-id"])
+    assert "words for the log" not in answer.text
+    for index in (0, 2):
+        assert running.service.get(tenant, batch["items"][index]["job"]["id"]).batch == batch["id"]
+    alone = client.post("/v1/batches", files=files[1:2])
+    assert code_of(alone) == (500, "internal")
 
 
 def test_numbers_of_a_form_are_read_as_numbers(client: httpx2.Client) -> None:

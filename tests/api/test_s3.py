@@ -28,6 +28,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 import httpx2
 import pytest
 from PIL import Image
+from pydantic import SecretStr
 
 import nifcore
 from jobs import with_parent
@@ -391,6 +392,30 @@ def test_a_storage_that_is_down_accepts_nothing(
     used = client.post("/v1/jobs", json={"upload_id": upload["id"]})
     assert used.status_code == 202, used.text
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_storage_that_refuses_the_credentials_is_away(
+    s3: InS3, client: httpx2.Client, tenant: str
+) -> None:
+    """As after the key was changed at the storage and not yet here."""
+    if not s3.signed:
+        pytest.skip("moto checks no credentials")
+    job_id = finished(s3, client, 613)
+    before = s3.keys(f"{tenant}/")
+    settings = s3.running.settings.model_copy(update={"s3_secret_key": SecretStr("old")})
+    with (
+        serving(settings, s3.running.redis) as strange,
+        strange.client(s3.running.key(tenant)) as asking,
+    ):
+        for answer in (
+            submit(asking, picture(614)),
+            asking.post("/v1/batches", files=[("file", ("a.png", picture(615)))]),
+            asking.get(f"/v1/jobs/{job_id}/result"),
+        ):
+            assert code_of(answer) == (503, "blobs_unavailable"), answer.request.url
+            assert int(answer.headers["retry-after"]) >= 1
+            assert tenant not in answer.json()["detail"]
+    assert s3.keys(f"{tenant}/") == before
 
 
 def test_a_job_that_could_not_be_removed_is_hidden_and_removed_later(

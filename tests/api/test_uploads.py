@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from tests.api.asking import code_of
-from tests.api.running import Running, picture, serving, settings_in
+from tests.api.running import Running, half_made, picture, serving, settings_in
 
 
 def announce(client: httpx2.Client, data: bytes, **more: object) -> dict[str, object]:
@@ -100,6 +100,22 @@ def test_announcements_are_checked(client: httpx2.Client) -> None:
         assert code_of(client.post("/v1/uploads", json=bad)) == (422, code), bad
     large = client.post("/v1/uploads", json={"size": 2**30})
     assert code_of(large) == (413, "body_too_large")
+
+
+def test_an_upload_whose_first_answer_was_lost_becomes_a_job(
+    running: Running, client: httpx2.Client, tenant: str
+) -> None:
+    data = picture(6)
+    upload = announce(client, data)
+    assert send(running, upload, data).status_code == 201
+    job_id = "job_" + str(upload["id"]).removeprefix("upl_")
+    half_made(running, tenant, job_id, data)
+    refused = client.post("/v1/jobs", json={"upload_id": upload["id"]})
+    assert code_of(refused) == (503, "store_unavailable")
+    made = client.post("/v1/jobs", json={"upload_id": upload["id"]})
+    assert (made.status_code, made.json()["id"]) == (202, job_id)
+    record = running.service.get(tenant, job_id)
+    assert running.service.blobs.get(record.spec.input.key) == data
 
 
 @pytest.fixture

@@ -77,7 +77,9 @@ def fail_a_job(running: Running, client: httpx2.Client, seed: int, **fields: Any
 
 def let_fail(running: Running, delivery_id: str) -> None:
     """Do the sender's part: the delivery has failed for good."""
-    for claim in running.service.deliveries.claim(limit=500, per_host=500, claim_seconds=0.001):
+    for claim in running.service.deliveries.claim(
+        limit=500, per_host=500, per_tenant=500, claim_seconds=0.001
+    ):
         if claim.delivery.id == delivery_id:
             attempt = DeliveryAttempt(datetime.now(UTC), 500, Trouble.STATUS, 7)
             assert running.service.deliveries.settle(claim, attempt, Verdict.FAILED)

@@ -137,7 +137,11 @@ def test_a_dropped_picture_is_followed_to_its_end_and_compared(service: Service,
     expect(page.locator("#viewer")).to_have_attribute("data-stream", "open")
     expect(page.locator("#curve")).to_have_attribute("data-points", re.compile(r"[3-9]|\d\d"))
     expect(page.locator("#viewer")).to_have_attribute("data-preview", re.compile(r"\d+"))
+    asked = str(round(0.45 * 192 * 128 / 8))  # what quality 75 stands for
+    expect(page.locator("#curve")).to_have_attribute("data-budget", asked)
+    expect(page.locator(".legend")).to_contain_text("size asked for")
     expect(page.locator("h1 .pill")).to_have_text("succeeded", timeout=PATIENCE_MS)
+    expect(page.locator("#curve")).to_have_attribute("data-sizes", re.compile("[1-9]"))
     assert page.evaluate("window.unharmed") is True
     report = service.client.get(f"/v1/jobs/{job}/report").json()["report"]
     expect(page.locator(".strip")).to_contain_text(f"{report['psnr_db']:.2f} dB")
@@ -224,6 +228,67 @@ def test_cancelling_a_running_job(service: Service, tab: Tab) -> None:
     page.get_by_role("button", name="Delete the job").click()
     expect(page.get_by_role("status")).to_contain_text("deleted")
     assert service.client.get(f"/v1/jobs/{job}").status_code == 404
+
+
+def test_a_stream_that_is_refused_is_opened_again(service: Service, tab: Tab) -> None:
+    job = service.submit(waves(23, 320, 240), effort=9)
+    service.until(job, "running")
+    page = tab.page
+    answers: list[int] = []
+    refusing = True
+
+    def answer(route: Any) -> None:
+        # The first stream breaks, as at a restart; the browser asks by itself, and is refused.
+        if not answers:
+            answers.append(200)
+            route.fulfill(status=200, content_type="text/event-stream", body="retry: 50\n\n")
+        elif refusing:
+            answers.append(503)
+            route.fulfill(status=503, content_type="application/problem+json", body="{}")
+        else:
+            answers.append(0)
+            route.continue_()
+
+    page.route("**/events*", answer)
+    with page.expect_response(lambda each: each.status == 503):
+        tab.open(f"/jobs/{job}")
+    expect(page.locator("#live")).to_have_text("Reconnecting")
+    expect(page.locator("#viewer")).to_have_attribute("data-stream", "lost")
+    refusing = False
+    expect(page.locator("#viewer")).to_have_attribute("data-stream", "open", timeout=PATIENCE_MS)
+    expect(page.locator("#live")).to_have_text("Live")
+    assert (answers[0], answers[-1]) == (200, 0)
+    assert set(answers[1:-1]) == {503}
+    before = int(page.locator("#curve").get_attribute("data-points") or 0)
+    page.wait_for_function(
+        "before => Number(document.querySelector('#curve').dataset.points) > before",
+        arg=before,
+        timeout=PATIENCE_MS,
+    )
+    service.client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    expect(page.locator("h1 .pill")).to_have_text("cancelled", timeout=PATIENCE_MS)
+    assert all("503" in each for each in tab.complaints)
+    tab.complaints.clear()
+
+
+def test_an_original_that_has_to_wait_is_asked_for_again(tab: Tab, done: str) -> None:
+    page = tab.page
+    answers: list[int] = []
+
+    def answer(route: Any) -> None:
+        answers.append(503 if not answers else 0)
+        if answers[-1]:
+            route.fulfill(status=503, headers={"Retry-After": "1"}, body="")
+        else:
+            route.continue_()
+
+    page.route("**/original", answer)
+    tab.open(f"/jobs/{done}")
+    expect(page.locator(".stage .left")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".stage .said")).to_be_hidden()
+    assert answers == [503, 0]
+    assert all("503" in each for each in tab.complaints)
+    tab.complaints.clear()
 
 
 def test_finishing_now_keeps_the_best_so_far(service: Service, tab: Tab) -> None:
@@ -378,11 +443,21 @@ def test_choosing_rows_survives_and_holds_the_page(tab: Tab, done: str, failed: 
     expect(page).to_have_url(re.compile("/jobs$"))
 
 
+DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 720}}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+
+
+@pytest.mark.parametrize("view", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(
-    service: Service, tabs: Callable[..., Tab], done: str, failed: str, theme: str
+    service: Service,
+    tabs: Callable[..., Tab],
+    done: str,
+    failed: str,
+    theme: str,
+    view: dict[str, Any],
 ) -> None:
-    tab = tabs(color_scheme=theme)
+    tab = tabs(color_scheme=theme, **view)
     found = {}
     for path in (*PAGES, f"/jobs/{done}", f"/jobs/{failed}", "/none"):
         page = tab.open(path)
@@ -409,7 +484,7 @@ def test_axe_finds_nothing_serious_at_the_door(tabs: Callable[..., Tab]) -> None
 def test_nothing_is_cut_off_on_a_phone(
     service: Service, tabs: Callable[..., Tab], done: str, failed: str
 ) -> None:
-    tab = tabs(viewport={"width": 390, "height": 844}, has_touch=True)
+    tab = tabs(**PHONE)
     wide = {}
     for path in (*PAGES, f"/jobs/{done}", f"/jobs/{failed}"):
         page = tab.open(path)
@@ -419,6 +494,39 @@ def test_nothing_is_cut_off_on_a_phone(
     assert set(wide.values()) == {390}, wide
     expect(page.locator(".machine.portrait")).to_be_visible()
     expect(page.locator(".machine.landscape")).to_be_hidden()
+
+
+def test_a_finger_on_the_picture_scrolls_the_page_until_it_is_zoomed(
+    tabs: Callable[..., Tab], done: str
+) -> None:
+    tab = tabs(**PHONE)
+    page = tab.open(f"/jobs/{done}")
+    expect(page.locator("#viewer")).to_have_attribute("data-decoded", "1", timeout=PATIENCE_MS)
+    stage = page.locator(".stage")
+    pointer = page.context.new_cdp_session(page)
+
+    def swipe() -> float:
+        """Pull the picture up by a finger beside the split; return how far the page went."""
+        stage.scroll_into_view_if_needed()
+        before, box = page.evaluate("scrollY"), stage.bounding_box()
+        x, y = box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.8
+        for kind, moved in (("touchStart", 0), *(("touchMove", 15 * step) for step in range(11))):
+            touch = {"type": kind, "touchPoints": [{"x": x, "y": y - moved}]}
+            pointer.send("Input.dispatchTouchEvent", touch)
+        pointer.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(300)  # a page may go on by itself for a while
+        return float(page.evaluate("scrollY") - before)
+
+    assert swipe() > 50
+    scale = page.locator("#viewer").get_attribute("data-scale")
+    page.evaluate("scrollTo(0, 0)")
+    page.get_by_role("button", name="Zoom in").click()
+    expect(page.locator("#viewer")).not_to_have_attribute("data-scale", str(scale))
+    expect(stage).to_have_css("touch-action", "none")
+    assert swipe() == 0
+    page.get_by_role("button", name="Fit").click()
+    expect(stage).to_have_css("touch-action", "pan-y")
+    expect(page.locator(".stage .split")).to_have_css("touch-action", "none")
 
 
 def test_the_theme_follows_the_system_and_the_button(tabs: Callable[..., Tab]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs import ClaimRefused, Failure, Progress, State
+from jobs import ClaimRefused, Failure, FileBlobs, JobFilter, Progress, State
 from tests.api.running import Running, picture
 from tests.dashboard.test_protection import a_job
 from tests.dashboard.visiting import HOME, Visit
@@ -209,6 +209,60 @@ def test_the_original_is_shown_as_the_codec_saw_it(
     assert before == shown.content == writer.get(f"/jobs/{job}/original").content
 
 
+def test_a_large_original_is_sent_from_the_store_in_pieces(
+    running: Running, writer: Visit, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    data = picture(43, 700, 500)
+    with running.client(running.key(tenant)) as client:
+        job = client.post("/v1/jobs", files={"file": ("photo.png", data)}).json()["id"]
+    whole = FileBlobs.get
+
+    def get(self: FileBlobs, key: str, **more: int) -> bytes:
+        assert not key.endswith("original.png"), "the whole picture was read into memory"
+        return whole(self, key, **more)
+
+    monkeypatch.setattr(FileBlobs, "get", get)
+    for _ in range(2):  # made, then kept
+        shown = writer.get(f"/jobs/{job}/original")
+        assert int(shown.headers["content-length"]) == len(shown.content) > 1_000_000
+        pixels = np.asarray(Image.open(io.BytesIO(shown.content)))
+        assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
+    known = {"If-None-Match": shown.headers["etag"]}
+    assert writer.get(f"/jobs/{job}/original", headers=known).status_code == 304
+
+
+def test_few_wait_for_a_picture_and_the_others_come_back_later(
+    running: Running, writer: Visit, tenant: str
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from api.pictures import MOST_WAITING
+
+    job = a_job(running, tenant, 44)
+    running.succeed(job)
+    many = MOST_WAITING + 5
+    json_wanted = {"Accept": "application/json"}
+    with ThreadPoolExecutor(many) as pool:
+        asked = [
+            pool.submit(writer.get, f"/jobs/{job}/rivals", headers=json_wanted) for _ in range(many)
+        ]
+        answers = [each.result() for each in asked]
+    served = [each for each in answers if each.status_code == 200]
+    refused = [each for each in answers if each.status_code == 503]
+    assert len(served) + len(refused) == many
+    assert refused
+    assert len(served) >= MOST_WAITING + 1
+    for each in refused:
+        assert each.json()["code"] == "decoder_busy"
+        assert int(each.headers["retry-after"]) >= 1
+    assert writer.get(f"/jobs/{job}/rivals").status_code == 200
+
+
 def test_rivals_are_measured_on_this_very_picture(
     running: Running, writer: Visit, tenant: str
 ) -> None:
@@ -287,19 +341,105 @@ def test_acts_through_the_api_are_written_down_too(running: Running, admin: Visi
 def test_the_overview_counts_what_the_records_count(
     running: Running, admin: Visit, tenant: str
 ) -> None:
-    job = a_job(running, tenant)
-    running.succeed(job)
-    running.service.history.clear()
-    assert running.service.history.take()
-    assert not running.service.history.take()
-    counters = running.service.counters()
-    saved = counters["bytes_in"] - counters["bytes_out"]
     from api.dashboard import figures
 
+    history = running.service.history
+    # Another test may have taken one just now; here every moment may have its own.
+    running.service.database.client.delete(running.service.database.key("history", "turn"))
+    history.clear()
+    assert "Counted from the first sample" in admin.get().text
+    assert history.take()
+    assert not history.take()
+    running.succeed(a_job(running, tenant))
+    counters = running.service.counters()
     text = admin.get().text
-    assert figures.size(saved) in text
-    ended = running.service.database.call("zcard", running.service.database.key("finished"))
-    assert f"{figures.count(ended)}<small>ended in the last hour" in text
+    assert figures.size(counters["bytes_in"] - counters["bytes_out"]) in text
+    assert "1<small>ended in the last 1 min" in text
+    assert "1 submitted · busiest minute 1" in text
+
+
+def test_what_ended_stays_counted_when_it_is_retried_or_deleted(
+    running: Running, admin: Visit, tenant: str
+) -> None:
+    service = running.service
+    failures = frozenset({State.FAILED})
+    for each in service.list(JobFilter(None, states=failures), limit=500).records:
+        service.delete(None, each.id)
+    service.database.client.delete(service.database.key("history", "turn"))
+    service.history.clear()
+    assert service.history.take()
+    failed, cancelled, succeeded, kept = (a_job(running, tenant, seed) for seed in range(4))
+    for each in (failed, kept):
+        service.store.fail(running.claim(each).lease, Failure("not_an_image", "none"))
+    service.cancel(tenant, cancelled)
+    running.succeed(succeeded)
+    before = admin.get().text
+    service.retry(tenant, failed)
+    service.delete(tenant, cancelled)
+    service.delete(tenant, succeeded)
+    after = admin.get().text
+    for text in (before, after):
+        assert "4<small>ended in the last 1 min" in text
+        assert "4 submitted" in text
+        assert "2<small>in the last 1 min" in text
+    assert "2 dead jobs kept" in before
+    assert "1 dead job kept" in after
+
+
+def test_failures_beyond_those_looked_at_are_told_of(
+    running: Running, writer: Visit, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from api.dashboard.routes import overview
+
+    for seed in range(3):
+        claim = running.claim(a_job(running, tenant, seed))
+        running.service.store.fail(claim.lease, Failure("not_an_image", "none"))
+    assert "Over the last day." in writer.get().text
+    monkeypatch.setattr(overview, "_FAILED", 2)
+    assert "Of the newest 2 that failed within a day; there are more." in writer.get().text
+
+
+def walked(visit: Visit, path: str, pattern: str) -> list[str]:
+    """Return what a pattern finds on a page and on all that follow it."""
+    found: list[str] = []
+    path = f"{HOME}{path}"
+    while path:
+        text = visit.client.get(path).text
+        found += re.findall(pattern, text)
+        following = re.search(r'<a class="button" rel="next" href="([^"]+)"', text)
+        path = html.unescape(following[1]) if following else ""
+    return found
+
+
+def test_pages_of_keys_neither_repeat_nor_leave_out(
+    running: Running, admin: Visit, tenant: str
+) -> None:
+    for _ in range(53):
+        running.key(tenant)
+    all_of_them = [each.id for each in running.service.keys.list()]
+    found = walked(admin, "/keys", r'<span class="sub"><code>(key_\w+)</code>')
+    assert found == sorted(all_of_them, reverse=True)
+
+
+def test_pages_of_endpoints_neither_repeat_nor_leave_out(
+    running: Running, admin: Visit, visits: Visits, tenant: str
+) -> None:
+    service = running.service
+    made = [
+        service.endpoints.create(f"{tenant}-{number % 3}", f"https://example.org/{number}")[0].id
+        for number in range(53)
+    ]
+    for times in (0, 1, 2):
+        for _ in range(times):
+            service.endpoints.test(None, made[times])
+    all_of_them = [each.id for each in service.endpoints.list()]
+    row = r'<tr id="row-(whk_\w+)"'
+    assert walked(admin, "/webhooks", row) == sorted(all_of_them, reverse=True)
+    waiting = r'<tr id="row-(whk_\w+)".*?<td class="num">0</td><td class="num">(\d+)</td>'
+    counted = dict(walked(admin, "/webhooks", f"(?s){waiting}"))
+    assert [counted[each] for each in made[:3]] == ["0", "1", "2"]
+    other = visits(running.key(f"{tenant}-1"))
+    assert walked(other, "/webhooks", row) == sorted(made[1::3], reverse=True)
 
 
 def test_a_picture_is_taken_with_the_token_in_a_header(

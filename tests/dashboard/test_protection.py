@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from api import dashboard
 from api.dashboard.pages import FOLDER
-from jobs import Scope
+from jobs import KeyLimits, Scope
 from tests.api.asking import submit
 from tests.api.running import Running, picture
 from tests.api.test_docs_page import References
@@ -140,6 +140,32 @@ def test_a_read_only_key_sees_and_does_not_touch(
         assert answer.status_code == 403, path
         assert "this needs a key with the scope" in answer.text, path
     assert running.service.get(None, job).state == "queued"
+
+
+def test_the_dashboard_counts_against_the_requests_of_the_key(
+    running: Running, visits: Visits, tenant: str
+) -> None:
+    key = running.key(tenant, limits=KeyLimits(requests_per_minute=40))
+    visit = visits(key)  # which looks at one page
+    with running.client(key) as client:
+        left = int(client.get("/v1/jobs").headers["ratelimit-remaining"])
+        page = visit.get("/jobs")
+        assert int(page.headers["ratelimit-remaining"]) == left - 1
+        assert int(client.get("/v1/jobs").headers["ratelimit-remaining"]) == left - 2
+        files = {each for each in References(page.text).found if "/static/" in each}
+        for each in files:
+            assert "ratelimit-remaining" not in visit.client.get(each).headers
+        assert int(client.get("/v1/jobs").headers["ratelimit-remaining"]) == left - 3
+        answers = [visit.get("/jobs") for _ in range(45)]
+        refused = answers[-1]
+        assert refused.status_code == 429
+        assert refused.headers["content-type"] == "text/html; charset=utf-8"
+        assert "Too many requests" in refused.text
+        assert f"try again in {refused.headers['retry-after']} s" in refused.text
+        assert client.get("/v1/jobs").status_code == 429
+        assert visit.client.get(files.pop()).status_code == 200
+    told = visit.get("/jobs", headers={"Accept": "application/json"})
+    assert (told.status_code, told.json()["code"]) == (429, "rate_limited")
 
 
 @pytest.mark.parametrize("path", ADMIN_PAGES)

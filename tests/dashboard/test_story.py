@@ -8,7 +8,19 @@ from itertools import pairwise
 import pytest
 
 from api.dashboard import charts, figures, story
-from jobs import TRANSITIONS, Failure, JobRecord, JobService, Lease, Progress, State
+from api.dashboard.routes.overview import by_minute
+from jobs import (
+    TRANSITIONS,
+    BlobRef,
+    Failure,
+    JobRecord,
+    JobService,
+    JobSpec,
+    Lease,
+    Parameters,
+    Progress,
+    State,
+)
 from tests.api.running import Running
 from tests.dashboard.test_protection import a_job
 
@@ -165,6 +177,49 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 )
 def test_figures_are_written_shortly(written: str, expected: str) -> None:
     assert written == expected
+
+
+def at(minutes: float) -> datetime:
+    return NOW - timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        ([], [0, 0, 0, 0]),
+        ([(0.1, 7)], [0, 0, 0, 0]),
+        # What was counted before the first reading is nobody's; the rest stands where it was read.
+        ([(3.9, 5), (3.6, 6), (1.5, 8), (1.2, 8), (0, 9)], [1, 1, 1, 1]),
+        ([(2.5, 0), (2.4, 4), (2.1, 5), (0.5, 5)], [0, 5, 0, 0]),
+        # Nobody read for three minutes.
+        ([(3.5, 0), (0.5, 9)], [0, 3, 3, 3]),
+        # The counters were begun anew.
+        ([(1.5, 100), (1.3, 102), (0.5, 3)], [0, 0, 2, 3]),
+    ],
+)
+def test_growth_by_minutes(readings: list[tuple[float, float]], expected: list[float]) -> None:
+    given = [(at(back), value) for back, value in readings]
+    assert by_minute(given, NOW, 4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "size", "expected"),
+    [
+        (Parameters(max_bytes=4000), (None, None), 4000),
+        (Parameters(bpp=0.5), (64, 32), 128),
+        (Parameters(quality=75), (64, 32), 0.45 * 64 * 32 / 8),
+        (Parameters(effort=3), (64, 32), 0.45 * 64 * 32 / 8),
+        (Parameters(bpp=0.5), (None, None), None),
+        (Parameters(psnr=30), (64, 32), None),
+        (Parameters(preset="paper-120"), (64, 32), None),
+    ],
+)
+def test_the_size_that_was_asked_for(
+    parameters: Parameters, size: tuple[int | None, int | None], expected: float | None
+) -> None:
+    ref = BlobRef("acme/jobs/x/input", 1, "0" * 64, "image/png")
+    spec = JobSpec(ref, parameters, "0.1.0", *size)
+    assert story.budget_of(spec) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])

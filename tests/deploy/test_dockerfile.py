@@ -110,24 +110,43 @@ def test_every_library_is_pinned_to_a_version_that_is_accepted() -> None:
 
 
 def test_what_libraries_need_is_pinned_too() -> None:
-    pinned, seen = constraints(), set()
-    waiting = [Requirement(text).name for text in project()["project"]["dependencies"]]
+    pinned: dict[str, str] = constraints()
+    seen: set[tuple[str, str]] = set()
+    waiting = [("nif", Requirement(text)) for text in project()["project"]["dependencies"]]
     # What torch needs of CUDA depends on its build, and torch pins it.
     by_torch = re.compile(r"^(nvidia-.*|cuda-.*|triton.*)$")
     while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in seen or by_torch.match(name):
+        by, needed = waiting.pop()
+        name = canonicalize_name(needed.name)
+        if by_torch.match(name):
             continue
-        seen.add(name)
-        assert name in pinned
-        for text in importlib.metadata.requires(name) or ():
-            needed = Requirement(text)
-            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                assert needed.specifier.contains(pinned.get(needed.name, "0")) or (
-                    canonicalize_name(needed.name) in pinned
-                    or by_torch.match(canonicalize_name(needed.name))
-                ), f"{name} needs {text}"
-                waiting.append(needed.name)
+        assert name in pinned, f"{by} needs {needed}"
+        assert needed.specifier.contains(pinned[name]), f"{by} needs {needed}"
+        for extra in {"", *needed.extras}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            for text in importlib.metadata.requires(name) or ():
+                further = Requirement(text)
+                if further.marker is None or further.marker.evaluate({"extra": extra}):
+                    waiting.append((f"{name}[{extra}]" if extra else name, further))
+    assert {name for name, _ in seen} >= {"httptools", "uvloop", "hiredis", "lupa", "jinja2"}
+
+
+def test_from_the_index_of_torch_comes_torch_alone() -> None:
+    """The pins are versions of the usual index; one of torch builds has few of them."""
+    (run,) = [each for each in stages()["libraries"].all("RUN") if "TORCH_INDEX" in each]
+    first, *others = [each for each in run.split("&&") if "pip install" in each]
+    words = first.replace("\\\n", " ").split()
+    assert "--no-deps" in words
+    assert [each for each in words[words.index("install") :] if each[0] not in '-$"'][1:] == [
+        "constraints.txt",
+        "torch",
+    ]
+    assert others
+    for each in others:
+        assert "TORCH_INDEX" not in each
+        assert "--no-deps" not in each
 
 
 def test_the_package_that_the_image_installs_is_whole(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from jobs import RedisServer
 from tests.api.running import Running, picture, serving, settings_in
 from tests.deploy.files import ROOT, command_of, services
 from tests.deploy.test_compose import LISTENS
+from worker.webhook_sender import JITTER
 
 promql = pytest.importorskip("promql_parser")
 
@@ -201,6 +202,20 @@ def test_alerts_say_how_bad_and_what() -> None:
     for rule in RULES:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"]
+
+
+def test_webhooks_that_nobody_sends_are_noticed() -> None:
+    rules = {rule["alert"]: rule for rule in RULES}
+    assert rules["NifWebhooksUntold"]["expr"] == "max(nif_webhook_untold) > 0"
+    assert rules["NifWebhooksUntold"]["for"] == "10m"
+    assert "increase(nif_webhooks_disabled[" in rules["NifWebhooksDisabled"]["expr"]
+    # Whatever goes by the schedule, however unlucky, has ended before.
+    left, _, right = rules["NifWebhooksOverdue"]["expr"].partition(" > ")
+    assert left == "max(nif_webhook_oldest_pending_seconds)"
+    settings = jobs.load_settings()
+    waits = settings.webhook_waits
+    longest = sum(waits) * (1 + JITTER) + (len(waits) + 1) * settings.webhook_timeout_seconds
+    assert longest < float(right) < 1.05 * longest
 
 
 def test_prometheus_accepts_its_files(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -112,6 +113,17 @@ def expire(service: JobService) -> Callable[[str], None]:
         key = service.database.key
         service.database.client.zadd(key("leases"), {job_id: 1})
         service.database.client.hset(key("job", job_id), "lease_until", "1")
+
+    return run
+
+
+@pytest.fixture
+def settle(settings: Settings, service: JobService) -> Callable[[str], None]:
+    """Return a function that makes a spec so old that nobody takes it back any more."""
+
+    def run(job_id: str) -> None:
+        (path,) = (settings.data_dir / "blobs" / "objects").glob(f"*/jobs/{job_id}/spec.json@")
+        os.utime(path, (0, 0))
 
     return run
 

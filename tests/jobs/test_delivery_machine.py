@@ -4,6 +4,7 @@ come and go. Nothing is lost, nothing is two senders' at a time, and the indexes
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -172,10 +173,12 @@ class Machine(RuleBasedStateMachine):
 
     # Senders
 
-    @rule(limit=st.integers(1, 5), per_host=st.integers(1, 5))
-    def claim(self, limit: int, per_host: int) -> None:
-        found = self.service.deliveries.claim(limit=limit, per_host=per_host, claim_seconds=3600)
-        assert len(found) <= limit
+    @rule(limit=st.integers(1, 5), per_host=st.integers(1, 5), per_tenant=st.integers(1, 5))
+    def claim(self, limit: int, per_host: int, per_tenant: int) -> None:
+        found = self.service.deliveries.claim(
+            limit=limit, per_host=per_host, per_tenant=per_tenant, claim_seconds=3600
+        )
+        assert len(found) <= min(limit, per_tenant)
         hosts = [each.host for each in found]
         assert all(hosts.count(host) <= per_host for host in hosts)
         for each in found:
@@ -219,8 +222,9 @@ class Machine(RuleBasedStateMachine):
         if model is None or model.nonce != claim.nonce or model.state is not PENDING:
             return
         client, key = self.service.database.client, self.service.database.key
-        client.zadd(key("deliveries", "due", claim.host), {claim.delivery.id: 1})
-        client.zadd(key("deliveries", "hosts"), {claim.host: 1})
+        client.zadd(key("deliveries", "due", "acme", claim.host), {claim.delivery.id: 1})
+        client.zadd(key("deliveries", "hosts", "acme"), {claim.host: 1})
+        client.zadd(key("deliveries", "tenants"), {"acme": 1})
         client.hset(key("delivery", claim.delivery.id), "nonce", "")
         model.nonce = None
 
@@ -246,19 +250,32 @@ class Machine(RuleBasedStateMachine):
         assert set(client.zrange(key("deliveries", "ended"), 0, -1)) == ended
         due: set[str] = set()
         hosts = set()
-        for line in client.scan_iter(key("deliveries", "due", "*")):
+        for line in client.scan_iter(key("deliveries", "due", "acme", "*")):
             rows = client.zrange(line, 0, -1, withscores=True)
             due |= {each for each, _ in rows}
-            host = line.removeprefix(key("deliveries", "due") + ":")
+            host = line.removeprefix(key("deliveries", "due", "acme") + ":")
             hosts.add(host)
-            assert client.zscore(key("deliveries", "hosts"), host) == rows[0][1]
+            assert client.zscore(key("deliveries", "hosts", "acme"), host) == rows[0][1]
         assert due == by_state[PENDING]
-        assert set(client.zrange(key("deliveries", "hosts"), 0, -1)) == hosts
+        listed = client.zrange(key("deliveries", "hosts", "acme"), 0, -1, withscores=True)
+        assert {host for host, _ in listed} == hosts
+        tenants = client.zrange(key("deliveries", "tenants"), 0, -1, withscores=True)
+        assert tenants == [("acme", score) for _, score in listed[:1]]
+        # One body for whatever tells the same, as long as something does.
+        named = Counter(
+            str(client.hget(key("delivery", each), "message")) for each in self.deliveries
+        )
+        kept = {each.removeprefix("nif:message:") for each in client.scan_iter("nif:message:*")}
+        assert kept == set(named)
+        for message, uses in named.items():
+            assert client.hget(key("message", message), "uses") == str(uses)
         for endpoint in self.endpoints:
             mine = {each for each, model in self.deliveries.items() if model.endpoint == endpoint}
             assert set(client.zrange(key("webhook", endpoint, "deliveries"), 0, -1)) == mine
-        listed = {each.removeprefix("nif:webhook:") for each in client.scan_iter("nif:webhook:*")}
-        assert {each.split(":")[0] for each in listed} == set(self.endpoints)
+        endpoints = {
+            each.removeprefix("nif:webhook:") for each in client.scan_iter("nif:webhook:*")
+        }
+        assert {each.split(":")[0] for each in endpoints} == set(self.endpoints)
 
 
 @pytest.mark.slow

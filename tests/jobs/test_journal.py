@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from jobs import (
     State,
     reconcile,
 )
+from jobs.blobs import chunks_of
 from tests.jobs.wakeups import ListWakeups
 
 Submit = Callable[..., Any]
@@ -368,10 +370,35 @@ def test_a_retry_that_is_running_already_is_journalled_as_queued(
     assert service.store.get(record.id).state is State.QUEUED
 
 
+def test_an_input_that_was_stored_before_its_reply_was_lost_is_taken(
+    service: JobService, blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage's client repeats the request, and is told that the key is taken."""
+    put = blobs.put
+    changed = b""
+
+    def put_twice(key: str, data: Any, **options: Any) -> Any:
+        whole = b"".join(chunks_of(data))
+        put(key, changed or whole, **options)
+        return put(key, whole, **options)
+
+    monkeypatch.setattr(blobs, "put", put_twice)
+    for number, data in enumerate((b"picture", io.BytesIO(b"picture"), iter([b"pic", b"ture"]))):
+        ref = service.journal.write_input("acme", f"job_{number}", data, "image/png")
+        assert blobs.get(ref.key) == b"picture"
+        assert (ref.size, ref.media_type) == (7, "image/png")
+        assert [info.key for info in blobs.list(f"acme/jobs/job_{number}/").items] == [ref.key]
+    changed = b"another"
+    with pytest.raises(BlobExists):
+        service.journal.write_input("acme", "job_x", b"picture", "image/png")
+
+
 def test_specs_can_be_read_and_taken_back(service: JobService, submit: Submit) -> None:
     record = submit().record
-    assert service.journal.has_spec("acme", record.id)
-    assert not service.journal.has_spec("other", record.id)
+    written = service.journal.spec_written("acme", record.id)
+    assert written is not None
+    assert abs(datetime.now(UTC) - written) < timedelta(minutes=1)
+    assert service.journal.spec_written("other", record.id) is None
     service.journal.remove_spec("acme", record.id)
     with pytest.raises(BlobNotFound):
         service.journal.read_spec("acme", record.id)

@@ -103,6 +103,29 @@ def test_the_first_administrator(service: JobService) -> None:
         service.keys.ensure("nif_short", "admin", [Scope.ADMIN])
 
 
+@pytest.mark.parametrize("redis", ["kept", "lost"])
+def test_a_revoked_administrator_stays_so(
+    service: JobService, caplog: pytest.LogCaptureFixture, redis: str
+) -> None:
+    """At every start of the service, and after Redis was rebuilt too."""
+    plaintext = new_plaintext()
+    key = service.keys.ensure(plaintext, "admin", [Scope.ADMIN])
+    assert key.revoked_at is None
+    revoked = service.keys.revoke(key.id)
+    if redis == "lost":
+        service.database.client.flushall()
+        service.keys.restore()
+    for _ in range(2):
+        again = service.keys.ensure(plaintext, "admin", [Scope.ADMIN])
+        assert (again.id, again.revoked_at) == (key.id, revoked.revoked_at)
+        assert service.keys.verify(plaintext) is None
+        assert [each.id for each in service.keys.list()] == [key.id]
+    assert "was revoked" in caplog.text
+    other = service.keys.ensure(new_plaintext(), "admin", [Scope.ADMIN])
+    assert other.id != key.id
+    assert other.revoked_at is None
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

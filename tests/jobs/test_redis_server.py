@@ -56,7 +56,6 @@ def test_the_server_is_private_durable_and_never_drops_keys(tmp_path: Path) -> N
         client.close()
         socket = Path(server.url.removeprefix("unix://"))
         assert stat.S_IMODE(socket.stat().st_mode) == 0o700
-        assert server.celery_url == f"redis+socket://{socket}"
     assert not server.alive()
     assert server.pid is None
 
@@ -136,6 +135,42 @@ def test_a_full_redis_is_unavailable_and_breaks_nothing(
         client.config_set("maxmemory", "0")
     store.create(draft(2), submission="t")
     assert store.progress(running, Progress("fit")) is not None
+
+
+def test_two_servers_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.redis_server._LOCK_SECONDS", 0.1)
+    with real_server(tmp_path) as first:
+        client = connect(first.url)
+        client.set("a", "1")
+        written = (tmp_path / "redis" / "redis.conf").stat().st_mtime_ns
+        with pytest.raises(StoreUnavailable, match="another service uses"):
+            real_server(tmp_path)
+        assert (tmp_path / "redis" / "redis.conf").stat().st_mtime_ns == written
+        assert client.get("a") == "1"
+        first.restart()  # its own lock is no hindrance
+        client.close()
+    with real_server(tmp_path) as second:
+        client = connect(second.url)
+        assert client.get("a") == "1"
+        client.close()
+
+
+def test_a_folder_is_locked_as_long_as_its_server_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever started the server may be gone first."""
+    monkeypatch.setattr("jobs.redis_server._LOCK_SECONDS", 0.1)
+    orphan = real_server(tmp_path)
+    lock, orphan._lock = orphan._lock, None
+    assert lock is not None
+    os.close(lock)  # as the kernel does when the process dies
+    try:
+        with pytest.raises(StoreUnavailable, match="another service uses"):
+            real_server(tmp_path)
+    finally:
+        orphan.close()
+    with real_server(tmp_path) as next_one:
+        assert next_one.alive()
 
 
 def test_a_long_path_gets_a_shorter_socket(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -113,7 +115,12 @@ def test_of_many_equal_puts_one_makes_the_job(
 
     def go() -> None:
         start.wait()
-        answers.append(submit(b"one", id=chosen, deduplicate=False))
+        while True:
+            try:
+                answers.append(submit(b"one", id=chosen, deduplicate=False))
+                return
+            except StoreUnavailable:
+                continue  # another one is still being submitted
 
     threads = [threading.Thread(target=go) for _ in range(6)]
     for thread in threads:
@@ -128,7 +135,7 @@ def test_of_many_equal_puts_one_makes_the_job(
 
 
 def test_a_submission_that_broke_off_after_the_spec_is_taken_up(
-    service: JobService, submit: Submit, draft: Draft
+    service: JobService, submit: Submit, draft: Draft, settle: Callable[[str], None]
 ) -> None:
     chosen = str(uuid.uuid4())
     ref = service.journal.write_input("acme", chosen, b"one", "image/png")
@@ -136,6 +143,10 @@ def test_a_submission_that_broke_off_after_the_spec_is_taken_up(
     service.journal.write_spec(replace(half, spec=replace(half.spec, input=ref)))
     with pytest.raises(IdTaken):
         submit(b"two", id=chosen)
+    # Whoever wrote the spec may be at work still.
+    with pytest.raises(StoreUnavailable, match="still being submitted"):
+        submit(b"one", id=chosen)
+    settle(chosen)
     answer = submit(b"one", id=chosen)
     assert answer.created
     assert answer.record.spec.input.key == ref.key
@@ -245,6 +256,155 @@ def test_a_half_made_job_answers_for_no_equal_one(
     with pytest.raises(StoreUnavailable):
         submit(b"same")
     assert submit(b"same").created
+
+
+class Stuck:
+    """A service whose `create` waits for its reply until `fail` is called.
+
+    Args:
+        service: its own, not shared with other submitters.
+        error: how the wait ends.
+        made: whether Redis has done what it was asked.
+    """
+
+    def __init__(self, service: JobService, error: Exception, *, made: bool) -> None:
+        self._create, self._error, self._made = service.store.create, error, made
+        self._asked, self._over = threading.Event(), threading.Event()
+        service.store.create = self._wait  # type: ignore[method-assign]
+
+    def _wait(self, *args: Any, **options: Any) -> Any:
+        if self._made:
+            self._create(*args, **options)
+        self._asked.set()
+        assert self._over.wait(60)
+        raise self._error
+
+    @contextmanager
+    def submitting(self, service: JobService, draft: JobDraft) -> Iterator[None]:
+        """Submit in a thread; the block runs while it waits, then the submission fails."""
+
+        def submit() -> None:
+            with pytest.raises(type(self._error)):
+                service.submit(draft)
+
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(submit)
+            assert self._asked.wait(60)
+            try:
+                yield
+            finally:
+                self._over.set()
+            done.result()
+
+
+@pytest.fixture
+def other(settings: Settings, wakeups: ListWakeups, service: JobService) -> Iterator[JobService]:
+    """Another process of the same service."""
+    with open_service(settings, wakeups=wakeups) as found:
+        yield found
+
+
+LOST = StoreUnavailable("no reply")
+FULL = QuotaExceeded("active_jobs", 1, 1, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "made", "chosen"),
+    [(LOST, True, True), (LOST, True, False), (LOST, False, True), (FULL, False, True)],
+)
+def test_nobody_answers_for_a_job_that_may_be_taken_back(
+    service: JobService,
+    other: JobService,
+    submit: Submit,
+    draft: Draft,
+    wakeups: ListWakeups,
+    age: Callable[..., None],
+    error: Exception,
+    made: bool,
+    chosen: bool,
+) -> None:
+    """One request waits for Redis; meanwhile the same comes again, or an equal picture."""
+    named = {"id": str(uuid.uuid4()), "deduplicate": False} if chosen else {}
+    first = draft(b"same", **named)
+    ref = other.journal.write_input("acme", first.id, b"same", "image/png")
+    first = replace(first, spec=replace(first.spec, input=ref))
+    with Stuck(other, error, made=made).submitting(other, first):
+        with pytest.raises(StoreUnavailable, match="still being submitted"):
+            submit(b"same", **named)
+        if made:
+            # The reaper sends no wake-up for it either.
+            age("unpublished", first.id, 10)
+            done = service.reaper.run_once()
+            assert (done.published, done.withdrawn) == (0, 0)
+    if made:
+        with pytest.raises(StoreUnavailable, match="withdrawn"):
+            submit(b"same", **named)
+    assert blobs_of(service) == []
+    answer = submit(b"same", **named)
+    assert answer.created
+    assert wakeups.ids == [answer.record.id]
+    assert service.blobs.get(answer.record.spec.input.key) == b"same"
+    assert service.journal.read_spec("acme", answer.record.id).id == answer.record.id
+
+
+def test_a_job_that_another_may_have_answered_for_is_left(
+    service: JobService,
+    other: JobService,
+    submit: Submit,
+    draft: Draft,
+    wakeups: ListWakeups,
+    age: Callable[..., None],
+    settle: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A submission that took longer than anybody waits for takes nothing back."""
+    named: dict[str, Any] = {"id": str(uuid.uuid4()), "deduplicate": False}
+    first = draft(b"same", **named)
+    ref = other.journal.write_input("acme", first.id, b"same", "image/png")
+    first = replace(first, spec=replace(first.spec, input=ref))
+    monkeypatch.setattr("jobs.standing.TAKE_BACK_TIMEOUTS", 0.0)
+    with Stuck(other, LOST, made=True).submitting(other, first):
+        settle(first.id)
+        answer = submit(b"same", **named)
+        assert (answer.replayed, answer.record.id) == (True, first.id)
+    assert service.blobs.get(ref.key) == b"same"
+    age("unpublished", first.id, 10)
+    assert service.reaper.run_once().published == 1
+    assert wakeups.ids == [first.id]
+
+
+def test_a_job_that_no_worker_could_be_woken_for_answers_at_once(
+    service: JobService, submit: Submit, wakeups: ListWakeups
+) -> None:
+    wakeups.broken = True
+    first = submit(b"same")
+    again = submit(b"same")
+    assert (again.deduplicated, again.record.id) == (True, first.record.id)
+
+
+def test_a_spec_that_was_written_before_its_reply_was_lost_is_ours(
+    service: JobService, blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage's client repeats the request, and is told that the key is taken."""
+    put = blobs.put
+
+    def put_twice(key: str, data: Any, **options: Any) -> Any:
+        if key.endswith("spec.json"):
+            put(key, data, **options)
+        return put(key, data, **options)
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(blobs, "put", put_twice)
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "create", away)
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            service.submit(_draft_with_input(service))
+    assert blobs_of(service) == []
+    made = _draft_with_input(service)
+    assert service.submit(made).created
+    assert service.blobs.get(made.spec.input.key) == b"picture"
 
 
 def test_others_jobs_are_not_there(service: JobService, submit: Submit) -> None:

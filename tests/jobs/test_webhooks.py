@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,8 +55,10 @@ def told(service: JobService, draft: JobDraft) -> str:
 
 
 def claim_all(service: JobService, **changes: Any) -> list[DeliveryClaim]:
-    wanted: dict[str, Any] = {"limit": 100, "per_host": 100, "claim_seconds": 60.0} | changes
-    return service.deliveries.claim(**wanted)
+    wanted: dict[str, Any] = {
+        "limit": 100, "per_host": 100, "per_tenant": 100, "claim_seconds": 60.0,
+    }  # fmt: skip
+    return service.deliveries.claim(**(wanted | changes))
 
 
 def settle(
@@ -223,8 +225,9 @@ def test_a_claim_is_one_senders_until_it_runs_out(service: JobService, draft: Dr
     assert len(claim.secrets) == 1
 
     client, key = service.database.client, service.database.key
-    client.zadd(key("deliveries", "due", claim.host), {claim.delivery.id: 1})
-    client.zadd(key("deliveries", "hosts"), {claim.host: 1})
+    client.zadd(key("deliveries", "due", "acme", claim.host), {claim.delivery.id: 1})
+    client.zadd(key("deliveries", "hosts", "acme"), {claim.host: 1})
+    client.zadd(key("deliveries", "tenants"), {"acme": 1})
     (again,) = claim_all(service)
     assert again.delivery.id == claim.delivery.id
     assert settle(service, claim) is None  # the first one came too late
@@ -247,9 +250,35 @@ def test_hosts_take_turns(service: JobService, draft: Draft) -> None:
     hosts = [each.host for each in claims]
     assert sorted(hosts) == ["a.example.org"] * 3 + ["b.example.org"]
     busy = {"a.example.org": 3, "b.example.org": 1}
-    assert claim_all(service, per_host=3, busy=busy) == []
-    assert len(claim_all(service, per_host=4, busy=busy)) == 1
+    assert claim_all(service, per_host=3, busy_hosts=busy) == []
+    assert len(claim_all(service, per_host=4, busy_hosts=busy)) == 1
     assert len(claim_all(service, limit=2)) == 2
+
+
+def test_tenants_take_turns_also_at_one_host(service: JobService, draft: Draft) -> None:
+    service.endpoints.create("acme", URL, ["job.failed"])
+    service.endpoints.create("acme", "https://elsewhere.example.org/", ["job.failed"])
+    for number in range(10):
+        told(service, draft(number))
+    service.endpoints.create("other", URL, ["job.failed"])
+    told(service, draft(10, tenant="other"))
+    mine = claim_all(service, limit=6, per_tenant=4)
+    assert [each.delivery.tenant for each in mine] == ["acme"] * 4 + ["other"]
+    busy = {"acme": 4, "other": 1}
+    assert claim_all(service, per_tenant=4, busy_tenants=busy) == []
+    assert len(claim_all(service, per_tenant=5, busy_tenants=busy)) == 1
+    # What is passed over stays due.
+    assert len(claim_all(service)) == 15
+
+
+def test_a_tenant_with_very_many_hosts_hides_no_other(service: JobService, draft: Draft) -> None:
+    client, key = service.database.client, service.database.key
+    client.zadd(key("deliveries", "hosts", "acme"), {f"{n}.example.org": 1 for n in range(3000)})
+    client.zadd(key("deliveries", "tenants"), {"acme": 1})
+    service.endpoints.create("other", URL, ["job.failed"])
+    told(service, draft(1, tenant="other"))
+    (claim,) = claim_all(service, per_tenant=4, busy_tenants={"acme": 4})
+    assert claim.delivery.tenant == "other"
 
 
 def test_nothing_is_due_before_its_time(service: JobService, draft: Draft) -> None:
@@ -283,8 +312,8 @@ def test_who_moves_is_found_at_the_new_place(service: JobService, draft: Draft) 
     (again,) = claim_all(service)
     assert again.host == "new.example.org"
     settle(service, again)
-    hosts = service.database.key("deliveries", "hosts")
-    assert service.database.client.zcard(hosts) == 0
+    left = service.database.client.keys(service.database.key("deliveries", "*"))
+    assert set(left) == {"nif:deliveries:ended", "nif:deliveries:last_order"}
 
 
 def test_an_endpoint_that_fails_for_long_is_disabled(service: JobService, draft: Draft) -> None:
@@ -396,13 +425,116 @@ def test_old_deliveries_are_forgotten_and_waiting_ones_are_not(
     assert service.deliveries.backlog().oldest_age_seconds > week
 
 
+def test_a_body_is_kept_once_for_all_that_are_told(
+    service: JobService, draft: Draft, age: Callable[[str, str, float], None]
+) -> None:
+    for _ in range(20):
+        service.endpoints.create("acme", URL, ["job.failed"])
+    job_id = told(
+        service,
+        draft(1, webhook="https://own.example.org/", metadata={"note": "only-here " * 50}),
+    )
+    found = service.deliveries.page(job_id=job_id).deliveries
+    assert len(found) == 21
+    (body,) = {each.body for each in found}
+    assert json.loads(body)["data"]["job"]["id"] == job_id
+    claims = claim_all(service)
+    assert {each.delivery.body for each in claims} == {body}
+
+    client, key = service.database.client, service.database.key
+
+    def hold_it() -> list[str]:
+        hashes = [each for each in client.scan_iter() if client.type(each) == "hash"]
+        ours = [each for each in hashes if not each.startswith(key("job", ""))]
+        return [each for each in ours if "only-here" in "".join(client.hvals(each))]
+
+    assert len(hold_it()) == 1
+    for claim in claims:
+        settle(service, claim)
+        age("deliveries:ended", claim.delivery.id, 365 * 86_400)
+    service.deliveries.sweep(limit=20)
+    (last,) = service.deliveries.page(job_id=job_id).deliveries
+    assert last.body == body
+    assert len(hold_it()) == 1
+    service.deliveries.sweep()
+    assert hold_it() == []
+
+
+def test_only_so_many_that_ended_are_kept(
+    settings: Settings, wakeups: ListWakeups, draft: Draft
+) -> None:
+    few = settings.model_copy(
+        update={"webhook_deliveries_per_endpoint": 3, "webhook_deliveries_per_tenant": 5}
+    )
+    with open_service(few, wakeups=wakeups) as service:
+        service.database.client.flushall()
+        made, _ = service.endpoints.create("acme", URL, ["job.failed"])
+        ids = [told(service, draft(number)) for number in range(5)]
+
+        def kept(**scope: Any) -> list[str | None]:
+            return [each.job_id for each in service.deliveries.page(**scope).deliveries]
+
+        assert kept(endpoint_id=made.id) == ids[::-1]  # what waits stays, however much it is
+        for claim in claim_all(service):
+            settle(service, claim)
+        assert kept(endpoint_id=made.id) == kept(tenant="acme") == ids[:1:-1]
+        # Those that failed are counted by themselves: they are there to be sent again.
+        for number in range(5, 9):
+            ids.append(told(service, draft(number)))
+        for claim in claim_all(service):
+            settle(service, claim, Trouble.STATUS, verdict=Verdict.FAILED)
+        assert kept(endpoint_id=made.id, state=DeliveryState.FAILED) == ids[:5:-1]
+        assert kept(endpoint_id=made.id, state=DeliveryState.DELIVERED) == ids[4:1:-1]
+        assert service.deliveries.replay_failed(made.id) == 3
+        for claim in claim_all(service):
+            settle(service, claim)
+        assert kept(endpoint_id=made.id) == ids[:5:-1]
+
+        # Of the tenant: also to endpoints that are gone, and jobs' own webhooks.
+        service.endpoints.delete("acme", made.id)
+        for number in range(9, 13):
+            ids.append(told(service, draft(number, webhook="https://own.example.org/")))
+        for claim in claim_all(service):
+            settle(service, claim)
+        assert kept(tenant="acme") == ids[:-6:-1]
+        # Nothing is left of those that went.
+        client, key = service.database.client, service.database.key
+        assert len(client.keys(key("delivery", "*"))) == 5
+        assert len(client.keys(key("message", "*"))) == 5
+        assert client.zcard(key("deliveries", "ended")) == 5
+        assert client.exists(*(key("job", each, "deliveries") for each in ids)) == 5
+
+
+def test_what_is_sent_again_waits_from_then(
+    service: JobService, draft: Draft, age: Callable[[str, str, float], None]
+) -> None:
+    service.endpoints.create("acme", URL, ["job.failed"])
+    told(service, draft(1))
+    (claim,) = claim_all(service)
+    age("deliveries:pending", claim.delivery.id, 6 * 86_400)
+    long_ago = service.database.now_milliseconds() - 6 * 86_400_000
+    key = service.database.key("delivery", claim.delivery.id)
+    service.database.client.hset(key, "created", str(long_ago))
+    assert service.deliveries.backlog().oldest_age_seconds >= 6 * 86_400
+    settle(service, claim, Trouble.STATUS, verdict=Verdict.FAILED)
+    service.deliveries.replay("acme", claim.delivery.id)
+    waits = service.deliveries.backlog().oldest_age_seconds
+    assert waits is not None
+    assert waits < 3600
+
+
 def test_a_deleted_job_takes_its_deliveries_along(
     service: JobService, submit: Callable[..., Any]
 ) -> None:
     service.endpoints.create("acme", URL, EVENT_NAMES)
-    before = {
-        key for key in service.database.client.scan_iter() if ":deliver" in key or ":told" in key
-    }
+
+    def left() -> set[str]:
+        keys: Iterator[str] = service.database.client.scan_iter()
+        return {
+            key for key in keys if any(each in key for each in (":deliver", ":told", ":message"))
+        }
+
+    before = left()
     record = submit(1, webhook="https://own.example.org/").record
     lease = service.store.claim(record.id, worker="w").lease
     service.store.succeed(lease, BlobRef("k", 5, "0" * 64, "image/nif"), {"bpp": 1.0})
@@ -411,10 +543,7 @@ def test_a_deleted_job_takes_its_deliveries_along(
     assert len(service.deliveries.page(job_id=record.id).deliveries) == 4
     service.delete("acme", record.id)
     assert service.deliveries.page(tenant="acme").deliveries == ()
-    after = {
-        key for key in service.database.client.scan_iter() if ":deliver" in key or ":told" in key
-    }
-    assert after - before <= {"nif:deliveries:last_order"}
+    assert left() - before <= {"nif:deliveries:last_order"}
 
 
 def test_the_test_message(service: JobService) -> None:
@@ -461,6 +590,51 @@ def test_endpoints_come_back_from_the_blob_store(service: JobService) -> None:
     service.database.client.flushall()
     reconcile(service)
     assert endpoints.get("acme", first.id).description == "again"
+
+
+def test_a_tenants_first_secret_is_kept_before_it_is_used(
+    service: JobService, blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise BlobsUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blobs, "put", away)
+        for _ in range(2):  # it is as if nobody had asked
+            with pytest.raises(BlobsUnavailable):
+                service.endpoints.tenant_secrets("acme")
+    with monkeypatch.context() as patched:
+        patched.setattr(blobs, "list", away)
+        with pytest.raises(BlobsUnavailable):
+            service.endpoints.tenant_secrets("acme")
+    first = service.endpoints.tenant_secrets("acme")
+    service.database.client.flushall()
+    reconcile(service)
+    assert service.endpoints.tenant_secrets("acme") == first
+    # And should somebody ask before that is done, it is the same one.
+    service.database.client.flushall()
+    assert service.endpoints.tenant_secrets("acme") == first
+    rotated = service.endpoints.rotate_tenant("acme")
+    service.database.client.flushall()
+    assert service.endpoints.tenant_secrets("acme") == rotated
+
+
+def test_two_that_make_a_tenants_first_secret_make_one(
+    service: JobService, blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, theirs = blobs.put, []
+
+    def second_is_quicker(*args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(blobs, "put", put)
+        theirs.append(service.endpoints.tenant_secrets("acme"))
+        return put(*args, **more)
+
+    monkeypatch.setattr(blobs, "put", second_is_quicker)
+    ours = service.endpoints.tenant_secrets("acme")
+    assert theirs == [ours]
+    service.database.client.flushall()
+    reconcile(service)
+    assert service.endpoints.tenant_secrets("acme") == ours
 
 
 def test_one_that_was_disabled_by_itself_comes_back_enabled(

@@ -64,14 +64,23 @@ def truth(arch, params, rows, cols, target, objective):
 
 # relative errors of the loss, of a tensor's gradient, and of its entries beside all gradients'
 # root mean square: rounding is relative to what was added up, and a bias' gradient may cancel.
-# AMX multiplies bfloat16, whose 8 bits of significand round by up to 2^-9 = 2e-3. Over many pixels
-# the errors average out; the loss of a picture of a few, a difference squared, may be off by a few
-# times that.
+# AMX multiplies bfloat16, whose 8 bits of significand round by up to 2^-9 = 2e-3; the loss, a
+# difference squared, may be off by a few times that.
 TOLERANCES = {"amx": (1e-2, 5e-2, 2e-2)}
 EXACT = (2e-5, 2e-5, 2e-6)
 
 
-def assert_agrees(found, expected, isa):
+def slack(isa, pixels, error):
+    """How much more the gradients of little pictures may be off where products are rounded.
+
+    The rounding of N pixels averages out, to 1 / sqrt(N) of one's. And it shifts the output by
+    about 2^-8, however near that is to the target: a gradient, the difference times slopes, is
+    then off by as large a part of the difference.
+    """
+    return 1 + 8 / math.sqrt(pixels) + 2**-8 / math.sqrt(error) if isa in TOLERANCES else 1
+
+
+def assert_agrees(found, expected, isa, pixels):
     of_loss, of_tensor, of_entry = TOLERANCES.get(isa, EXACT)
     loss, gradients, error = found
     assert float(loss) == pytest.approx(expected[0], rel=of_loss, abs=1e-2 * of_loss)
@@ -80,7 +89,7 @@ def assert_agrees(found, expected, isa):
     for ours, exact in zip(gradients, expected[1], strict=True):
         assert ours.shape == exact.shape
         allowed = of_tensor * float(exact.norm()) + of_entry * scale * math.sqrt(exact.numel())
-        assert float((ours - exact).norm()) <= allowed
+        assert float((ours - exact).norm()) <= allowed * slack(isa, pixels, expected[2])
 
 
 @instruction_set
@@ -91,7 +100,7 @@ def test_gradients_are_autograds(size, objective, isa):
 
     found = FusedKernel(KODAK, 2, isa).loss_and_gradient(params, grid, target, objective)
 
-    assert_agrees(found, truth(KODAK, params, *size, target, objective), isa)
+    assert_agrees(found, truth(KODAK, params, *size, target, objective), isa, math.prod(size))
 
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5).map(tuple)
@@ -114,7 +123,7 @@ def test_any_network_on_any_picture(arch, rows, cols, objective, isa, threads, s
 
     found = kernel.loss_and_gradient(params, grid, target, objective)
 
-    assert_agrees(found, truth(arch, params, rows, cols, target, objective), isa)
+    assert_agrees(found, truth(arch, params, rows, cols, target, objective), isa, rows * cols)
     exact = forward(arch, [p.double() for p in params], doubled(pixel_grid(arch, rows, cols, CPU)))
     assert float((kernel.forward(params, grid) - exact).abs().max()) < 1e-4
 
@@ -126,7 +135,7 @@ def test_wide_layers(isa):
 
     found = FusedKernel(arch, 2, isa).loss_and_gradient(params, grid, target, OBJECTIVES[0])
 
-    assert_agrees(found, truth(arch, params, 20, 50, target, OBJECTIVES[0]), isa)
+    assert_agrees(found, truth(arch, params, 20, 50, target, OBJECTIVES[0]), isa, 20 * 50)
 
 
 @instruction_set

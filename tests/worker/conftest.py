@@ -176,16 +176,17 @@ class Bed:
         *,
         priority: int = 5,
         webhook: str | None = None,
+        tenant: str = TENANT,
         **parameters: Any,
     ) -> str:
         """Submit a picture and return the job's id."""
         job_id = new_job_id()
         content = picture_bytes() if data is None else data
-        ref = self.service.journal.write_input(TENANT, job_id, content, "image/png")
+        ref = self.service.journal.write_input(tenant, job_id, content, "image/png")
         spec = JobSpec(ref, Parameters(**parameters), codec=nifcore.__version__)
         draft = JobDraft(
             job_id,
-            TENANT,
+            tenant,
             spec,
             submitted_at=datetime.now(UTC),
             priority=priority,

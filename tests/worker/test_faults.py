@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import load_settings
-from jobs.record import State
+from jobs import StoreUnavailable, load_settings
+from jobs.record import JobRecord, State
 from jobs.redis_server import RedisServer
-from tests.worker.conftest import Bed, descendants, parent_of, wait_for
+from tests.worker.conftest import TENANT, Bed, descendants, parent_of, wait_for
+from worker.attempt import Attempt
+from worker.child import EncodeChild
+from worker.flags import Flags
 
 RESUMED = "resumed from a checkpoint"
 
@@ -104,6 +107,55 @@ def test_redis_may_be_away_when_the_result_is_handed_in(
         assert (record.attempt, successes(bed, job_id)) == (1, 1)
 
 
+def attempt_at(bed: Bed, job_id: str, flags: Flags) -> Attempt:
+    claim = bed.service.store.claim(job_id, worker="w")
+
+    def no_child() -> EncodeChild:
+        raise AssertionError("nothing is encoded here")
+
+    return Attempt(bed.service, bed.settings, claim, flags, no_child)
+
+
+def test_a_stopping_worker_waits_for_redis_before_it_gives_a_job_up(
+    make_bed: Callable[..., Bed], tmp_path: Path
+) -> None:
+    with RedisServer.find_or_start(
+        load_settings(data_dir=tmp_path / "own"), kinds=("system", "bundled")
+    ) as own:
+        bed = make_bed(server=own, lease_seconds=60.0, stop_seconds=60.0)
+        job_id = bed.submit(effort=1)
+        flags = Flags()
+        attempt = attempt_at(bed, job_id, flags)
+        flags.stopping = True
+        own.stop()
+        tries = 0
+
+        def give_back() -> JobRecord:
+            nonlocal tries
+            tries += 1
+            if tries == 4:
+                own.start()
+            return bed.service.store.release(attempt._lease, reason="stopping", strike=False)
+
+        assert attempt._write(give_back).state is State.QUEUED
+        assert tries == 4
+
+
+def test_a_stopping_worker_does_not_wait_for_redis_for_ever(
+    make_bed: Callable[..., Bed], tmp_path: Path
+) -> None:
+    with RedisServer.find_or_start(
+        load_settings(data_dir=tmp_path / "own"), kinds=("system", "bundled")
+    ) as own:
+        bed = make_bed(server=own, lease_seconds=60.0, stop_seconds=0.5)
+        flags = Flags()
+        attempt = attempt_at(bed, bed.submit(effort=1), flags)
+        flags.stopping = True
+        own.stop()
+        with pytest.raises(StoreUnavailable):
+            attempt._give_back("the worker stops")
+
+
 def test_a_job_that_kills_its_child_is_poisoned(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed()
     worker = bed.start_worker()
@@ -162,11 +214,13 @@ def test_a_file_too_large_for_the_child_is_a_fault_with_a_reason(
 def test_a_storage_that_is_away_costs_no_strike(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed()
     bed.start_worker()
-    job_id = bed.submit(effort=3)
+    job_id = bed.submit(effort=9)
     bed.wait_fitting(job_id)
+    wait_for(lambda: bed.keys(job_id, "checkpoints/"))
     root, away = bed.folder / "blobs", bed.folder / "away"
     root.rename(away)
     root.write_bytes(b"no folder")
+    bed.service.finish(TENANT, job_id)
     record = bed.wait_until(job_id, lambda record: record.not_before is not None)
     assert (record.state, record.strikes) == (State.QUEUED, 0)
     root.unlink()

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import WebhookVerificationError
 
-from jobs import Delivery, DeliveryState, Trouble, with_parent
+from jobs import BlobsUnavailable, Delivery, DeliveryState, Trouble, with_parent
 from jobs.record import BlobRef, Failure, Progress, State
 from tests.worker.conftest import ROOT, TENANT, Bed, wait_for
 from tests.worker.receivers import Received, Receiver, certificate, receiving, status, talking
@@ -353,8 +353,116 @@ def test_what_is_no_answer_is_a_failure(bed: Bed, said: bytes | None, trouble: T
     assert delivery.failure is trouble
 
 
+def test_slow_name_servers_of_one_tenant_hold_up_nobody_else(
+    make_bed: Callable[..., Bed], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's own resolver, which blocks its thread for longer than an attempt lasts."""
+    bed = make_bed(
+        webhook_allow_insecure=True,
+        webhook_schedule_seconds=",".join(["0.05"] * 50),
+        webhook_timeout_seconds=0.5,
+        webhook_concurrency=6,
+        webhook_concurrency_per_host=6,
+        webhook_concurrency_per_tenant=2,
+    )
+    ask_system, go_on, lock = socket.getaddrinfo, threading.Event(), threading.Lock()
+    asking: list[str] = []
+    most = 0
+
+    def ask(host: Any, *args: Any, **more: Any) -> Any:
+        nonlocal most
+        if not str(host).endswith(".test"):
+            return ask_system(host, *args, **more)
+        if host.startswith("slow"):
+            with lock:
+                asking.append(host)
+                most = max(most, len(asking))
+            go_on.wait(60)
+            with lock:
+                asking.remove(host)
+        return ask_system("127.0.0.1", *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    slow = [
+        endpoint(bed, f"http://slow{number}.test:{receiver.port}/slow", tenant="sluggish")[0]
+        for number in range(12)
+    ]
+    quick, _ = endpoint(bed, f"http://quick.test:{receiver.port}/quick")
+    try:
+        with sending(bed):
+            succeed(bed, bed.submit(effort=1, tenant="sluggish"))
+            # Given up, and its thread is still asking.
+            wait_for(lambda: any(row.attempts for each in slow for row in deliveries(bed, each)))
+            assert len(asking) == 2
+            for seed in range(20):
+                succeed(bed, bed.submit(effort=1, seed=seed))
+            told = wait_for(
+                lambda: (
+                    len(rows := deliveries(bed, quick, state=DeliveryState.DELIVERED)) == 20
+                    and rows
+                )
+            )
+            assert {each.attempts for each in told} == {1}
+            assert len(asking) == 2
+            go_on.set()
+            wait_for(lambda: bed.service.deliveries.backlog().pending == 0)
+    finally:
+        go_on.set()
+    assert most == 2
+    assert [each.path for each in receiver.received].count("/slow") >= 12
+    for each in slow:
+        (delivery,) = deliveries(bed, each)
+        # An attempt's time goes to the name server, never to waiting for a thread: as soon as
+        # names are told quickly, the first attempt succeeds.
+        assert [row.trouble for row in delivery.log] in (
+            [None], [Trouble.TIMEOUT, None],
+        )  # fmt: skip
+
+
+def test_who_is_told_needs_no_storage_but_for_a_first_secret(
+    bed: Bed, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.webhook_sender._PUT_OFF_SECONDS", 0.1)
+    endpoint_id, _ = endpoint(bed, f"{receiver.url}/endpoint", tenant="others")
+    blobs = bed.service.blobs
+    put, listed = blobs.put, blobs.list
+    away = threading.Event()
+    away.set()
+    tried = threading.Event()
+
+    def refuse_put(*args: Any, **more: Any) -> Any:
+        if away.is_set():
+            raise BlobsUnavailable("away")
+        return put(*args, **more)
+
+    def refuse_list(*args: Any, **more: Any) -> Any:
+        if away.is_set():
+            tried.set()
+            raise BlobsUnavailable("away")
+        return listed(*args, **more)
+
+    own = bed.submit(effort=1, webhook=f"{receiver.url}/own")
+    succeed(bed, own)
+    other = bed.submit(effort=1, tenant="others")
+    succeed(bed, other)
+    monkeypatch.setattr(blobs, "put", refuse_put)
+    monkeypatch.setattr(blobs, "list", refuse_list)
+    with sending(bed):
+        only(bed, endpoint_id, DeliveryState.DELIVERED)
+        assert tried.wait(30)
+        assert [each.path for each in receiver.received] == ["/endpoint"]
+        away.clear()
+        wait_for(lambda: len(receiver.received) == 2)
+    bed.service.database.client.delete(
+        bed.service.database.key("tenant", TENANT, "webhook-secrets")
+    )
+    bed.service.endpoints.restore()
+    (secret,) = bed.service.endpoints.tenant_secrets(TENANT)
+    assert receiver.received[1].verified(secret.secret)["data"]["job"]["id"] == own
+
+
 def test_nobody_listening_and_no_such_host(bed: Bed) -> None:
-    async def nowhere(host: str, port: int) -> list[str]:
+    def nowhere(host: str, port: int) -> list[str]:
         if host == "nowhere.test":
             raise socket.gaierror("no such host")
         return ["127.0.0.1"]
@@ -376,7 +484,7 @@ def test_an_address_is_vetted_and_then_connected_to(
     bed = make_bed(webhook_schedule_seconds="0.1", webhook_timeout_seconds=1.0)
     asked: list[str] = []
 
-    async def changing(host: str, port: int) -> list[str]:
+    def changing(host: str, port: int) -> list[str]:
         asked.append(host)
         return (
             ["192.0.2.1"] if len(asked) > 2 else [["127.0.0.1"], ["8.8.8.8", "::1"]][len(asked) - 1]
@@ -414,7 +522,7 @@ def test_the_name_goes_into_tls_and_the_address_into_the_connection(
     server_tls, client_tls = certificate(tmp_path, "hooks.test")
     asked: list[tuple[str, int]] = []
 
-    async def local(host: str, port: int) -> list[str]:
+    def local(host: str, port: int) -> list[str]:
         asked.append((host, port))
         return ["127.0.0.1"]
 
@@ -467,7 +575,7 @@ def test_a_slow_host_does_not_hold_up_the_others(
     )
     go_on = threading.Event()
 
-    async def local(host: str, port: int) -> list[str]:
+    def local(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
 
     def hesitate(handler: BaseHTTPRequestHandler, received: Received) -> None:
@@ -538,8 +646,9 @@ def test_what_a_killed_sender_held_goes_out_under_the_same_id(
     # Let the claims of the dead run out.
     client, key = bed.service.database.client, bed.service.database.key
     for delivery_id in before:
-        client.zadd(key("deliveries", "due", "127.0.0.1"), {delivery_id: 1})
-    client.zadd(key("deliveries", "hosts"), {"127.0.0.1": 1})
+        client.zadd(key("deliveries", "due", TENANT, "127.0.0.1"), {delivery_id: 1})
+    client.zadd(key("deliveries", "hosts", TENANT), {"127.0.0.1": 1})
+    client.zadd(key("deliveries", "tenants"), {TENANT: 1})
     with sending(bed):
         wait_for(lambda: len(deliveries(bed, endpoint_id, state=DeliveryState.DELIVERED)) == 3)
     assert set(receiver.ids()) == before

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.responses import HTMLResponse
 
 from api.context import Shared
@@ -15,25 +15,47 @@ from api.dashboard.forms import Posted
 from api.dashboard.pages import HOME, PageRoute, go, page
 from api.dashboard.visitor import Admin
 from api.problems import invalid
-from jobs import Scope
+from jobs import ApiKey, Scope
+from jobs.keys import key_from_hash
 
 router = APIRouter(route_class=PageRoute)
 
 KeyId = Annotated[str, Path(min_length=1, max_length=80)]
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LONGEST_DAYS = 3650
+PER_PAGE = 50
+Place = Annotated[str, Query(max_length=80)]
 
 
-def _page(request: Request, shared: Shared, visitor: Admin, fresh: str = "") -> HTMLResponse:
-    found = sorted(
-        shared.service.keys.list(), key=lambda each: (each.revoked_at is not None, each.tenant)
-    )
+def _some(shared: Shared, before: str) -> tuple[list[ApiKey], str, int]:
+    """Return a page of keys, newest first, the place of the next one, and how many there are.
+
+    Ids sort by time. All of them are read, and the keys of one page only.
+    """
+    database = shared.service.database
+    digests: dict[str, str] = database.call("hgetall", database.key("keys"))
+    older = sorted((each for each in digests if not before or each < before), reverse=True)
+    ids = older[:PER_PAGE]
+    with database.pipeline() as pipeline:
+        for each in ids:
+            pipeline.hgetall(database.key("key", digests[each]))
+        keys = [key_from_hash(fields) for fields in pipeline.execute() if fields]
+    return keys, ids[-1] if len(older) > PER_PAGE else "", len(digests)
+
+
+def _page(
+    request: Request, shared: Shared, visitor: Admin, fresh: str = "", before: str = ""
+) -> HTMLResponse:
+    found, following, total = _some(shared, before)
     return page(
         request,
         visitor,
         "keys.html",
         section="keys",
         keys=found,
+        before=before,
+        following=following,
+        total=total,
         fresh=fresh,
         scopes=list(Scope),
         public_url=shared.settings.public_url,
@@ -41,9 +63,9 @@ def _page(request: Request, shared: Shared, visitor: Admin, fresh: str = "") -> 
 
 
 @router.get("/keys")
-def list_keys(request: Request, shared: Shared, visitor: Admin) -> HTMLResponse:
-    """List keys, those in force first."""
-    return _page(request, shared, visitor)
+def list_keys(request: Request, shared: Shared, visitor: Admin, before: Place = "") -> HTMLResponse:
+    """List keys, the newest first."""
+    return _page(request, shared, visitor, before=before)
 
 
 @router.post("/keys")

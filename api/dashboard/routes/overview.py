@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -12,7 +13,7 @@ from starlette.responses import HTMLResponse
 
 from api.context import Context, Shared
 from api.dashboard.pages import PageRoute, page
-from api.dashboard.visitor import Reader, Visitor
+from api.dashboard.visitor import Reader
 from jobs import JobFilter, JobRecord, QueueStats, Sample, State, WorkerStatus
 
 router = APIRouter(route_class=PageRoute)
@@ -22,29 +23,46 @@ _RECENT = 12
 _FAILED = 500
 
 
-@dataclass(frozen=True)
-class Rhythm:
-    """Jobs per minute over the last hour, the running minute last."""
+def _submitted(shared: Context, tenant: str) -> list[int]:
+    """Return a tenant's jobs by the minute of their submission, those that are still kept.
 
-    submitted: list[int]
-    ended: list[int] | None
-
-
-def _rhythm(shared: Context, visitor: Visitor) -> Rhythm:
-    """Count the indexes of creation and of the end by minutes."""
+    The counters of the service know no tenants; the index does.
+    """
     database = shared.service.database
     now = database.now_milliseconds()
     bounds = [now - 60_000 * back for back in range(MINUTES, -1, -1)]
-    spans = list(pairwise(bounds))
-    scope = () if visitor.sees is None else ("tenant", visitor.sees)
     with database.pipeline() as pipeline:
-        for begin, end in spans:
-            pipeline.zcount(database.key(*scope, "jobs"), begin * 1000, f"({end * 1000}")
-        if visitor.is_admin:
-            for begin, end in spans:
-                pipeline.zcount(database.key("finished"), begin, f"({end}")
-        counts = [int(each) for each in pipeline.execute()]
-    return Rhythm(counts[:MINUTES], counts[MINUTES:] if visitor.is_admin else None)
+        for begin, end in pairwise(bounds):
+            name = database.key("tenant", tenant, "jobs")
+            pipeline.zcount(name, begin * 1000, f"({end * 1000}")
+        return [int(each) for each in pipeline.execute()]
+
+
+def by_minute(
+    readings: Sequence[tuple[datetime, float]], now: datetime, minutes: int = MINUTES
+) -> list[float]:
+    """Return how much a counter grew in each of the last minutes, the running one last.
+
+    Growth is put into the minute in which it was read. Where nobody read for longer than a minute
+    it is spread evenly over the time in between. A counter that fell was begun anew.
+
+    Args:
+        readings: time and value, oldest first.
+        now: the end of the last minute.
+        minutes: how many.
+    """
+    found = [0.0] * minutes
+
+    def minute(at: datetime) -> int:
+        back = int((now - at).total_seconds() // 60)
+        return min(minutes - 1, max(0, minutes - 1 - back))
+
+    for (before, low), (at, high) in pairwise(readings):
+        grown = high - low if high >= low else high
+        pieces = max(1, int((at - before).total_seconds() // 60))
+        for piece in range(pieces):
+            found[minute(at - piece * (at - before) / pieces)] += grown / pieces
+    return found
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,33 @@ class Operations:
     working: dict[str, JobRecord]
     counters: dict[str, float]
     samples: tuple[Sample, ...]
+    now: datetime
+
+    def _moves(self, to: tuple[State, ...], origin: str = "") -> list[tuple[datetime, float]]:
+        """Return how often jobs had moved to some states, at every sample and now."""
+        readings = [(each.at, each.counters) for each in self.samples]
+        return [
+            (at, _moves(counters, to, origin))
+            for at, counters in ([*readings, (self.now, self.counters)] if readings else [])
+        ]
+
+    @property
+    def ended(self) -> list[float]:
+        """Jobs that came to an end, by minutes; what became of them later changes nothing."""
+        return by_minute(self._moves(_ENDS), self.now)
+
+    @property
+    def submitted(self) -> list[float]:
+        """Jobs that were accepted, by minutes."""
+        return by_minute(self._moves((State.QUEUED,), "none"), self.now)
+
+    @property
+    def span(self) -> str:
+        """What the samples cover, in words."""
+        if not self.samples:
+            return "hour"
+        minutes = round((self.now - self.samples[0].at).total_seconds() / 60)
+        return "hour" if minutes >= MINUTES - 1 else f"{max(1, minutes)} min"
 
     @property
     def depth(self) -> int:
@@ -102,14 +147,7 @@ class Operations:
     @property
     def failed_lately(self) -> float | None:
         """Jobs that failed since the oldest sample."""
-        if not self.samples:
-            return None
-        now = sum(
-            value
-            for name, value in self.counters.items()
-            if name.startswith("transitions{") and name.endswith('to="failed"}')
-        )
-        return now - self.samples[0].ended("failed")
+        return sum(by_minute(self._moves((State.FAILED,)), self.now)) if self.samples else None
 
     @property
     def saved_curve(self) -> list[float]:
@@ -124,6 +162,18 @@ class Operations:
     def failed_curve(self) -> list[float]:
         ends = [each.ended("failed") for each in self.samples]
         return [max(0.0, b - a) for a, b in pairwise(ends)]
+
+
+_ENDS = tuple(state for state in State if state.terminal)
+
+
+def _moves(counters: Mapping[str, float], to: tuple[State, ...], origin: str) -> float:
+    return sum(
+        value
+        for name, value in counters.items()
+        if name.startswith(f'transitions{{from="{origin}')
+        and any(name.endswith(f'to="{state}"}}') for state in to)
+    )
 
 
 def is_light(worker: WorkerStatus) -> bool:
@@ -145,6 +195,7 @@ def _operations(shared: Context) -> Operations:
         working=working,
         counters=service.counters(),
         samples=service.history.read(MINUTES * 60),
+        now=service.database.now(),
     )
 
 
@@ -155,17 +206,21 @@ def overview(request: Request, shared: Shared, visitor: Reader) -> HTMLResponse:
     recent = service.list(JobFilter(tenant=visitor.sees), limit=_RECENT).records
     day_ago = datetime.now(UTC) - timedelta(days=1)
     lost = JobFilter(tenant=visitor.sees, states=frozenset({State.FAILED}), created_after=day_ago)
-    failed = service.list(lost, limit=_FAILED).records
-    codes = Counter(each.failure.code if each.failure else "unknown" for each in failed)
+    failed = None if visitor.is_admin else service.list(lost, limit=_FAILED)
+    codes = Counter(
+        each.failure.code if each.failure else "unknown"
+        for each in (failed.records if failed else ())
+    )
     return page(
         request,
         visitor,
         "overview.html",
         section="overview",
         counts=service.store.counts(visitor.sees),
-        rhythm=_rhythm(shared, visitor),
+        submitted=None if visitor.sees is None else _submitted(shared, visitor.sees),
         operations=_operations(shared) if visitor.is_admin else None,
         recent=recent,
         failed_today=codes.most_common(),
+        failed_looked_at=_FAILED if failed and failed.next_cursor else None,
         public_url=shared.settings.public_url,
     )

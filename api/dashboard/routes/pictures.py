@@ -12,6 +12,7 @@ from api.context import Shared
 from api.dashboard.pages import PageRoute
 from api.dashboard.visitor import Reader
 from api.decoding import ImageFormat
+from api.downloads import download
 from api.pictures import Pictures
 from api.problems import Problem
 from api.routes import events, results
@@ -31,11 +32,31 @@ def _pictures(request: Request) -> Pictures:
 
 
 @router.get("/jobs/{job_id}/original")
-async def original(request: Request, shared: Shared, visitor: Reader, job_id: JobId) -> Response:
-    """Return the picture as the codec saw it, as PNG."""
+async def original(
+    request: Request,
+    shared: Shared,
+    visitor: Reader,
+    job_id: JobId,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Send the picture as the codec saw it, as PNG, from the store in pieces."""
     record = await run_sync(find, shared, visitor.caller, job_id)
-    data = await _pictures(request).original(shared.service, record)
-    return Response(data, media_type="image/png", headers=_KEEP)
+    found = await _pictures(request).original(shared.service, record)
+
+    def send() -> Response:
+        return download(
+            shared.service.blobs,
+            found.key,
+            size=found.size,
+            tag=f'"{found.etag}"',
+            media_type="image/png",
+            headers=_KEEP,
+            range_header=None,
+            if_range=None,
+            if_none_match=if_none_match,
+        )
+
+    return await run_sync(send)
 
 
 @router.get("/jobs/{job_id}/image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,7 +16,7 @@ from api.dashboard.pages import HOME, PageRoute, go, page, safe_path
 from api.dashboard.visitor import Reader, Visitor, Writer
 from api.problems import invalid
 from api.routes.webhooks import DeliveryId, WebhookId
-from jobs import WEBHOOK_EVENTS, DeliveryState
+from jobs import WEBHOOK_EVENTS, DeliveryState, Endpoint
 
 router = APIRouter(route_class=PageRoute)
 
@@ -24,11 +25,34 @@ Place = Annotated[str, Query(max_length=512)]
 OfState = Annotated[str, Query(max_length=20)]
 
 
+def _counts(shared: Shared, endpoints: Sequence[Endpoint]) -> dict[str, dict[DeliveryState, int]]:
+    """Return the deliveries to some endpoints by state, all in one round trip."""
+    database = shared.service.database
+    with database.pipeline() as pipeline:
+        for each in endpoints:
+            for state in DeliveryState:
+                pipeline.zcard(database.key("webhook", each.id, "deliveries", state))
+        numbers = iter(pipeline.execute())
+    return {each.id: {state: next(numbers) for state in DeliveryState} for each in endpoints}
+
+
 def _page(
-    request: Request, shared: Shared, visitor: Visitor, secret: str = "", of: str = ""
+    request: Request,
+    shared: Shared,
+    visitor: Visitor,
+    secret: str = "",
+    of: str = "",
+    before: str = "",
 ) -> HTMLResponse:
     service = shared.service
-    endpoints = service.endpoints.list(visitor.sees)
+    everyone = service.endpoints.list(visitor.sees)
+    # Ids sort by time.
+    older = sorted(
+        (each for each in everyone if not before or each.id < before),
+        key=lambda each: each.id,
+        reverse=True,
+    )
+    endpoints = older[:PER_PAGE]
     tenant = visitor.key.tenant
     return page(
         request,
@@ -36,9 +60,12 @@ def _page(
         "webhooks.html",
         section="webhooks",
         endpoints=endpoints,
-        counts={each.id: service.deliveries.counts(endpoint_id=each.id) for each in endpoints},
+        before=before,
+        following=endpoints[-1].id if len(older) > PER_PAGE else "",
+        total=len(everyone),
+        counts=_counts(shared, endpoints),
         deliveries=service.deliveries.page(tenant=tenant, limit=20).deliveries,
-        urls={each.id: each.url for each in endpoints},
+        urls={each.id: each.url for each in everyone},
         events=WEBHOOK_EVENTS,
         secret=secret,
         secret_of=of,
@@ -48,9 +75,11 @@ def _page(
 
 
 @router.get("/webhooks")
-def list_webhooks(request: Request, shared: Shared, visitor: Reader) -> HTMLResponse:
-    """List endpoints and the latest deliveries of the visitor's own tenant."""
-    return _page(request, shared, visitor)
+def list_webhooks(
+    request: Request, shared: Shared, visitor: Reader, before: Place = ""
+) -> HTMLResponse:
+    """List endpoints, newest first, and the latest deliveries of the visitor's own tenant."""
+    return _page(request, shared, visitor, before=before)
 
 
 @router.post("/webhooks")

@@ -47,7 +47,10 @@ live?.addEventListener("click", () => {
   if (on) tick();
 });
 document.addEventListener("htmx:response:error", (event) => {
-  if (event.detail?.ctx?.response?.status === 401) location.reload();
+  const response = event.detail?.ctx?.response;
+  if (response?.status === 401) location.reload();
+  // The key's requests of this minute are used up: nothing is asked for until there are more.
+  if (response?.status === 429) lastTick = Date.now() + 1000 * (Number(response.headers?.get("Retry-After")) || 10);
 });
 
 // --- lists: j and k move, Enter opens, x chooses

@@ -16,7 +16,7 @@ const over = (name) => ["succeeded", "failed", "cancelled"].includes(name);
 const asJson = { headers: { Accept: "application/json" } };
 
 // --- curves
-const known = { points: [], previews: [], started: null, pixels: null, result: null, last: "" };
+const known = { points: [], previews: [], started: null, pixels: null, budget: null, result: null, last: "" };
 let curve = null;
 function axis(label, side, tint) {
   const ink = colour("muted");
@@ -32,11 +32,12 @@ function drawCurve(fresh = false) {
   if (points.length < 2) return;
   const began = known.started ?? points[0].at;
   const size = (point) => (point.bpp == null || !known.pixels ? null : (point.bpp * known.pixels) / 8);
-  const data = [points.map((point) => point.at - began), points.map((point) => point.psnr_db), points.map(size)];
+  const data = [points.map((point) => point.at - began), points.map((point) => point.psnr_db), points.map(size), points.map(() => known.budget)];
   if (known.result && known.finished) {
     data[0].push(Math.max(known.finished - began, data[0].at(-1)));
     data[1].push(known.result.psnr_db);
     data[2].push(known.result.bytes);
+    data[3].push(known.budget);
   }
   if (curve && !fresh) { curve.setData(data); say(box); return; }
   curve?.destroy();
@@ -46,7 +47,7 @@ function drawCurve(fresh = false) {
     width: wide(box), height: 210, cursor: { y: false }, legend: { show: false },
     scales: { x: { time: false }, dB: { range: (u, low, high) => [Math.floor(low - 0.5), Math.ceil(high + 0.5)] }, size: { range: (u, low, high) => [0, (high || 1) * 1.25] } },
     axes: [{ ...axis("x", 2), values: (u, ticks) => ticks.map(secondsText) }, { ...axis("dB", 3, accent), values: (u, ticks) => ticks.map((tick) => `${tick} dB`) }, { ...axis("size", 1, other), size: 58, values: (u, ticks) => ticks.map(byteText) }],
-    series: [{}, { label: "PSNR", scale: "dB", stroke: accent, width: 2, spanGaps: true, points: { show: false } }, { label: "Size", scale: "size", stroke: other, width: 1.5, dash: [5, 4], spanGaps: true, points: { show: false } }],
+    series: [{}, { label: "PSNR", scale: "dB", stroke: accent, width: 2, spanGaps: true, points: { show: false } }, { label: "Size", scale: "size", stroke: other, width: 1.5, spanGaps: true, points: { show: false } }, { label: "Asked", scale: "size", stroke: colour("muted"), width: 1, dash: [5, 4], points: { show: false } }],
   }, data, box);
   box.setAttribute("role", "img");
   say(box);
@@ -55,12 +56,15 @@ function say(box) {
   const psnr = known.points.map((point) => point.psnr_db).filter((value) => value != null);
   if (psnr.length) box.setAttribute("aria-label", `PSNR from ${psnr[0].toFixed(1)} to ${psnr.at(-1).toFixed(1)} dB over ${psnr.length} measurements`);
   box.dataset.points = psnr.length;
+  box.dataset.sizes = known.points.filter((point) => point.bpp != null).length;
+  if (known.budget != null) box.dataset.budget = Math.round(known.budget);
 }
 
 // --- rate and distortion
 const RATES = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10];
 const CODECS = { JPEG: ["JPEG", "codec-1"], WEBP: ["WebP", "codec-2"], AVIF: ["AVIF", "codec-3"] };
 let rd = null, measured = null;
+const retryAfter = (answer) => Math.min(120, Math.max(1, Number(answer.headers.get("Retry-After")) || 10));
 async function measure() {
   const box = $("#rd");
   if (measured || box.dataset.asked) { if (measured) drawRates(); return; }
@@ -68,6 +72,12 @@ async function measure() {
   box.replaceChildren(Object.assign(document.createElement("p"), { className: "sub", textContent: "Coding this picture as JPEG, WebP and AVIF…" }));
   const answer = await fetch(`${here}/rivals`, asJson);
   const found = await answer.json();
+  if (answer.status === 429 || answer.status === 503) {
+    const seconds = retryAfter(answer);
+    $("p", box).textContent = `Others are served just now; asked again in ${seconds} s.`;
+    setTimeout(() => { delete box.dataset.asked; measure(); }, seconds * 1000);
+    return;
+  }
   if (!answer.ok) { $("p", box).textContent = `No comparison: ${found.detail}`; return; }
   measured = found;
   drawRates();
@@ -104,10 +114,11 @@ function drawRates() {
 }
 
 // --- what happens meanwhile
-let asking = false, source = null;
+let asking = false, source = null, askedAt = 0, listenFrom = 0, pause = 0;
 function take(found) {
   known.started = found.started ?? known.started;
   known.pixels = found.pixels;
+  known.budget = found.budget;
   known.last = found.last || known.last;
   known.result = found.result;
   known.points.push(...found.points);
@@ -121,6 +132,7 @@ function take(found) {
 async function ask() {
   if (asking) return;
   asking = true;
+  askedAt = Date.now();
   try {
     const answer = await fetch(`${here}/curve?after=${known.last}`, asJson);
     if (answer.status === 401) location.reload();
@@ -133,22 +145,45 @@ async function ask() {
 }
 // The service pushes what happens; every event only says that there is something to fetch, so that
 // nothing is lost or shown twice however often the stream breaks. Nobody listens in a hidden tab.
+// It is fetched at most once a second: every request counts against the key's minute.
 let soon = 0;
 function news(event) {
   if (event.type !== "job.progress" && event.type !== "job.preview") dispatchEvent(new Event("refresh"));
-  if (!soon) soon = setTimeout(() => { soon = 0; ask(); }, 150);
+  if (!soon) soon = setTimeout(() => { soon = 0; ask(); }, Math.max(150, askedAt + 1000 - Date.now()));
+}
+// A browser mends a stream that breaks, but gives one up for good that is answered with an error.
+// Then the page says so, asks for what it missed, and opens another one, later and later.
+const FIRST_PAUSE = 1000, LONGEST_PAUSE = 60000;
+function lost(gone) {
+  if (gone !== source) return;
+  viewer.dataset.stream = "lost";
+  live.classList.add("lost");
+  $("span", live).textContent = "Reconnecting";
+  if (gone.readyState !== EventSource.CLOSED) return;
+  source = null;
+  pause = Math.min(LONGEST_PAUSE, pause ? pause * 2 : FIRST_PAUSE);
+  listenFrom = Date.now() + pause * (0.75 + Math.random() / 2); // not everybody at once
+  ask();
+}
+function connected() {
+  pause = 0;
+  listenFrom = 0;
+  live.classList.remove("lost");
+  $("span", live).textContent = live.getAttribute("aria-pressed") === "true" ? "Live" : "Held";
 }
 function listen() {
   const wanted = !document.hidden && live.getAttribute("aria-pressed") === "true" && !over(state());
-  if (wanted && !source) {
+  if (wanted && !source && Date.now() >= listenFrom) {
     source = new EventSource(`${here}/events${known.last ? `?after=${known.last}` : ""}`);
     for (const name of ["queued", "running", "progress", "preview", "requeued", "retried", "cancel_requested", "finish_requested", "succeeded", "failed", "cancelled", "deleted"]) source.addEventListener(`job.${name}`, news);
     source.addEventListener("end", () => { source?.close(); source = null; setTimeout(ask, 300); });
-    source.onopen = () => { viewer.dataset.stream = "open"; };
-  } else if (!wanted && source) {
-    source.close();
+    source.onopen = () => { viewer.dataset.stream = "open"; connected(); };
+    source.onerror = (event) => lost(event.target);
+  } else if (!wanted && (source || viewer.dataset.stream)) {
+    source?.close();
     source = null;
     delete viewer.dataset.stream;
+    connected();
   }
 }
 setInterval(listen, 1000);
@@ -178,8 +213,18 @@ function pixels(image) {
 }
 async function showOriginal() {
   try {
-    const image = await load(`${here}/original`);
+    const answer = await fetch(`${here}/original`);
+    if (answer.status === 429 || answer.status === 503) {
+      said.textContent = "The original is fetched in a moment…";
+      setTimeout(showOriginal, retryAfter(answer) * 1000);
+      return;
+    }
+    if (!answer.ok) throw new Error(answer.statusText);
+    const address = URL.createObjectURL(await answer.blob());
+    const image = await load(address);
     pictures.original = pixels(image);
+    URL.revokeObjectURL(address);
+    if (said.textContent.startsWith("The original")) said.textContent = "";
     width = image.naturalWidth;
     height = image.naturalHeight;
     pictures.difference = null;
@@ -302,7 +347,7 @@ function paint() {
   $(".right", stage).textContent = mode === "difference" ? `difference × ${view.gain}` : pictures.shown === pictures.decoded && pictures.decoded ? "decoded" : "as learned so far";
   $(".gain", viewer).hidden = mode !== "difference";
   $("[data-scale]", viewer).textContent = width ? `${Math.round(scale * 100)} %` : "";
-  stage.style.touchAction = view.scale === null ? "pan-y" : "none";
+  stage.classList.toggle("zoomed", view.scale !== null);
   viewer.dataset.mode = mode;
   viewer.dataset.scale = scale.toFixed(3);
   if (!shown && original && !said.textContent.startsWith("Dec")) said.textContent = over(state()) ? "" : "The first preview comes with the first progress.";
