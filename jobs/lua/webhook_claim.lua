@@ -1,7 +1,7 @@
 -- needs webhooks
 -- Gives due deliveries to a sender, for a while: if it is not heard of again they are due again.
--- ARGV: prefix, nonce, most deliveries, most per host, most per tenant, claim in ms, what the sender
---       is busy with (JSON objects: host -> deliveries, tenant -> deliveries)
+-- ARGV: prefix, nonce, most deliveries, most per host, most per tenant, claim in ms,
+--       what the sender is busy with (JSON objects: host -> deliveries, tenant -> deliveries)
 -- Returns a flat list: id, url, secrets (JSON), body, hash as a flat list, id, ...
 local nonce, most = ARGV[2], tonumber(ARGV[3])
 local per_host, per_tenant, claim = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -17,7 +17,7 @@
 --                                 (of all), log (a JSON object per line), nonce and done (of the
 --                                 latest and of the latest finished claim), order, due, created,
 --                                 ended (ms)
---   message:{id}                  hash: body (JSON), uses (deliveries that send it; it goes with the
+--   message:{id}                  hash: body (JSON), uses (deliveries that send it; goes with the
 --                                 last of them)
 --   tenant:{t}:deliveries, webhook:{id}:deliveries, each also with :{state}
 --                                 sorted sets of ids by order of creation
