@@ -166,7 +166,9 @@ class JobView(View):
     state: State
     queue: str
     priority: int
-    position: int | None = Field(description="Place in the queue, 1 is next; null unless queued.")
+    position: int | None = Field(
+        description="Place in the queue, 1 is next; null unless queued, and in lists."
+    )
     eta_seconds: float | None = Field(description="Until the end of the running attempt.")
     input: InputView
     parameters: dict[str, Any] = Field(description="What was asked, defaults left out.")

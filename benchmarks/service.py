@@ -189,6 +189,7 @@ def queue(options: Options) -> Result:
             say(f"  {first + count} jobs: {steps[-1]:.0f}/s, API {memory[-1]} MiB")
         with Client(service.url, service.key) as client:
             (newest,) = client.jobs(most=1)
+            newest = client.get(newest.id)  # lists have no places
         if newest.values["position"] != options.jobs:
             raise Failed(f"the newest job has place {newest.values['position']} in the queue")
     return {

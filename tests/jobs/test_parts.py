@@ -108,6 +108,7 @@ def test_a_revoked_administrator_stays_so(
     service: JobService, caplog: pytest.LogCaptureFixture, redis: str
 ) -> None:
     """At every start of the service, and after Redis was rebuilt too."""
+    caplog.set_level("WARNING", logger="jobs.keys")
     plaintext = new_plaintext()
     key = service.keys.ensure(plaintext, "admin", [Scope.ADMIN])
     assert key.revoked_at is None

@@ -10,6 +10,7 @@ from nifcore.events import Control
 from nifcore.gpu.batch_encode import Job, encode_many, likeness
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
+from nifcore.presets import EFFORTS
 
 
 def picture(number, height=48, width=64):
@@ -141,10 +142,10 @@ def test_tiles_of_one_picture_are_fitted_together(monkeypatch):
 
     assert result.report.tiles > 1
     assert result.report.psnr_db > 14
-    assert result.report.passes == pytest.approx(130, rel=0.01)
+    assert result.report.passes == pytest.approx(EFFORTS[1].iterations(1), rel=0.01)
     done = [event.iteration for event in events if event.phase in ("fit", "quantise")]
     assert done == sorted(done)
-    assert max(done) <= 130 * result.report.tiles
+    assert max(done) <= EFFORTS[1].iterations(1) * result.report.tiles
 
 
 def test_likeness_gathers_what_will_fit_together():
