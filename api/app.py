@@ -34,12 +34,8 @@ from api.routes import (
 )
 from api.routes import jobs as job_routes
 from api.streams import open_streams
-from jobs import JobService, Scope, Settings, Wakeups, load_settings, logs, open_service
+from jobs import JobService, Settings, Wakeups, load_settings, logs, open_service
 from nifcore import __version__
-
-ADMIN_TENANT = "admin"
-"""Whose jobs the first administrator's key makes."""
-_ADMIN_KEY_NAME = "first administrator"
 
 log = structlog.get_logger("api")
 
@@ -167,7 +163,7 @@ def _ensure_admin(service: JobService, settings: Settings) -> None:
         return
     secret = settings.admin_key.get_secret_value()
     try:
-        service.keys.ensure(secret, ADMIN_TENANT, frozenset(Scope), name=_ADMIN_KEY_NAME)
+        service.keys.ensure_admin(secret)
     except jobs.Unavailable as error:
         # The key may be there from before; if not, a restart once the store is up makes it.
         log.warning("admin key not checked", reason=str(error))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -19,11 +17,10 @@ from typing import Any, BinaryIO
 from anyio.to_thread import run_sync
 
 from api import settings as fixed
+from api.children import child_environment, finished
 from api.problems import Problem, retry_after
 from jobs import Settings
 from nifcore import Limits, read_header
-
-ROOT = Path(__file__).parents[1]
 
 
 class ImageFormat(StrEnum):
@@ -178,28 +175,11 @@ class Decoder:
             start_new_session=True,
         )
         try:
-            said, _ = await asyncio.wait_for(child.communicate(), fixed.DECODE_SECONDS * 1.5)
+            said, _ = await finished(child, fixed.DECODE_SECONDS * 1.5)
         except TimeoutError:
             raise _busy("decoding took too long") from None
-        finally:
-            if child.returncode is None:
-                # The request was given up, or the child hangs.
-                os.killpg(child.pid, signal.SIGKILL)
-                await child.wait()
         assert child.returncode is not None
         return child.returncode, said
-
-
-def child_environment() -> dict[str, str]:
-    """Return what the child needs to start, and none of the service's secrets."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
-    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "XDG_CONFIG_HOME": os.devnull,
-    }
 
 
 def _busy(detail: str) -> Problem:

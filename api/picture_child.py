@@ -9,26 +9,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from api.children import limit_self
+
 
 def main() -> None:
     """Lower the limits of this process for good, then do what the other arguments say."""
-    seconds, memory, file_bytes = (int(text) for text in sys.argv[1:4])
-    for kind, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (wanted, wanted))
+    work, source, target, max_pixels, *sizes = limit_self()
     os.nice(5)  # nobody waits for a comparison as they wait for their job
-    work, source, target, max_pixels = sys.argv[4:8]
     # Imported after the limits, which hold for everything that is loaded.
     from nifcore.errors import NifError
     from nifcore.limits import Limits
@@ -38,7 +29,7 @@ def main() -> None:
         if work == "original":
             _original(source, target, limits)
         else:
-            _rivals(source, target, limits, [int(text) for text in sys.argv[8:]])
+            _rivals(source, target, limits, [int(text) for text in sizes])
     except NifError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -22,7 +20,7 @@ from anyio.to_thread import run_sync
 
 import jobs
 from api import settings as fixed
-from api.decoding import ROOT, child_environment
+from api.children import ROOT, child_environment, finished
 from api.problems import Problem, retry_after
 from jobs import BlobInfo, JobRecord, JobService, Settings
 
@@ -158,13 +156,9 @@ class Pictures:
                 start_new_session=True,
             )
             try:
-                _, said = await asyncio.wait_for(child.communicate(), seconds * 1.5)
+                _, said = await finished(child, seconds * 1.5)
             except TimeoutError:
                 raise _too_long() from None
-            finally:
-                if child.returncode is None:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    await child.wait()
             if child.returncode == 0:
                 await run_sync(_keep, service, record, key, target, media_type)
                 return

@@ -86,6 +86,11 @@ def new_plaintext() -> str:
     return "nif_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
 
 
+ADMIN_TENANT = "admin"
+"""Whose jobs the first administrator's key makes."""
+ADMIN_KEY_NAME = "first administrator"
+
+
 class KeyRing:
     """All API keys."""
 
@@ -138,6 +143,17 @@ class KeyRing:
         if found.revoked_at is not None:
             log.warning("key %s of the settings was revoked: it opens nothing", found.id)
         return found
+
+    def ensure_admin(self, plaintext: str) -> ApiKey:
+        """Make sure that the administrator's key of the settings is there, as `ensure` does."""
+        return self.ensure(plaintext, ADMIN_TENANT, frozenset(Scope), name=ADMIN_KEY_NAME)
+
+    def create_admin(self) -> str | None:
+        """Make the first administrator's key and return its plaintext; None if there is one."""
+        if any(Scope.ADMIN in key.scopes and key.revoked_at is None for key in self.list(None)):
+            return None
+        _, plaintext = self.create(ADMIN_TENANT, frozenset(Scope), name=ADMIN_KEY_NAME)
+        return plaintext
 
     def verify(self, plaintext: str) -> ApiKey | None:
         """Return the key, or None if it is unknown, revoked or expired.

@@ -64,7 +64,6 @@ _EVENT_SECONDS = 0.1
 _PREVIEW_SECONDS = 0.5
 _PREVIEW_SHARE = 0.1
 """A preview is made every half second, later every tenth of the time that the encode has taken."""
-_PREVIEW_SIDE = 256
 _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_VERSION = 1
 
@@ -212,48 +211,56 @@ class Session:
 
     def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
         """Fit every tile that is not done yet, and pack."""
-        self._plan = plan
-        self.header = header = plan.header
+        header = plan.header
         kernel = make_kernel(plan.arch, self.kernel_name, self.device.type)
         self.kernel_used = kernel.name
-        budget = None
-        if self.recipe.published_bits is None:
-            budget = Budget(
-                plan.budget_bits,
-                lambda tensors: code_length(header, tensors),
-                _exact(header),
-                lambda tensors: expected_magnitudes(header, tensors),
-            )
-        self._done_bits = [code_length(header, tensors) for tensors in self.done_tiles]
-        self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
+        budget = self._begin(plan, kernel)
         for index in range(len(self.done_tiles), header.tile_count):
-            x, y, w, h = header.tile_box(index)
-            part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
-            target = from_bytes(part).to(self.device)
+            target = self._tile_target(header, index)
             fit = TileFit(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
             if self.saved_fit is not None:
                 fit.load(self.saved_fit)
                 self.saved_fit = None
             self._paced_from = None
-            self._tile_bits = None
             with single_threaded():
                 result = fit.run(self)
             if result is None:
                 self._save(fit)
                 raise Cancelled("cancelled by the caller")
-            self._account(result, header.tile_count)
             if self._canvas is not None:
                 weights = [as_weights(tensor, self.device) for tensor in result.rounded.tensors]
                 self._canvas.draw(index, kernel, weights, fit.grid)
-            self.done_tiles.append(result.rounded.tensors)
-            self._tile_bits = None
-            self._done_bits.append(code_length(header, result.rounded.tensors))
+            self._take(result, header)
         self._emit(self._event("code", None))
         return pack(replace(header, extensions=extensions), self.done_tiles)
 
-    def _account(self, result: FitResult, tiles: int) -> None:
-        self.passes += result.passes / tiles
+    def _begin(self, plan: Plan, kernel: Kernel) -> Budget | None:
+        """Make a plan the one at work; return what each of its tiles may cost."""
+        self._plan = plan
+        self.header = header = plan.header
+        self._done_bits, self._tile_bits = [], None
+        self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
+        if self.recipe.published_bits is not None:
+            return None
+        return Budget(
+            plan.budget_bits,
+            lambda tensors: code_length(header, tensors),
+            _exact(header),
+            lambda tensors: expected_magnitudes(header, tensors),
+        )
+
+    def _tile_target(self, header: Header, index: int) -> Tensor:
+        """Return what a tile's networks are to show, (channels, rows, cols) in [-1, 1]."""
+        x, y, w, h = header.tile_box(index)
+        part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
+        return from_bytes(part).to(self.device)
+
+    def _take(self, result: FitResult, header: Header) -> None:
+        """Keep what became of a tile."""
+        self.passes += result.passes / header.tile_count
         self.complete = self.complete and result.complete
+        self.done_tiles.append(result.rounded.tensors)
+        self._tile_bits = None
 
     # ------------------------------------------------------------------ monitor of the fits
 
@@ -285,7 +292,11 @@ class Session:
         header = self._plan.header
         tile = min(len(self.done_tiles), header.tile_count - 1)
         event = ProgressEvent(
-            phase, tile=tile, tiles=header.tile_count, seconds=self.seconds, bpp=self._bpp()
+            phase,
+            tile=tile,
+            tiles=header.tile_count,
+            seconds=self.seconds,
+            bpp=None if self.progress is None else self._bpp(),
         )
         if fit is None:
             return event
@@ -325,6 +336,8 @@ class Session:
         """Return the file's rate: what is rounded as the coder counts it, the rest as planned."""
         assert self._plan is not None
         header, planned = self._plan.header, self._plan.budget_bits
+        for tensors in self.done_tiles[len(self._done_bits) :]:
+            self._done_bits.append(code_length(header, tensors))
         bits = 8.0 * (len(header_bytes(header)) + CRC_BYTES) + sum(self._done_bits)
         left = header.tile_count - len(self._done_bits)
         if self._tile_bits is not None:

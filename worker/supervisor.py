@@ -35,7 +35,6 @@ from pydantic import SecretStr
 
 from jobs import open_service, with_parent
 from jobs.errors import Invalid, JobsError, Unavailable
-from jobs.keys import Scope
 from jobs.redis_server import RedisServer
 from jobs.service import JobService
 from jobs.settings import Settings, load_settings
@@ -46,8 +45,6 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 REDIS_PAUSE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
-ADMIN_TENANT = "admin"
-ADMIN_KEY_NAME = "first administrator"
 
 
 @dataclass(frozen=True)
@@ -320,12 +317,9 @@ def first_admin_key(service: JobService, settings: Settings) -> str | None:
     """
     if settings.admin_key is not None:
         plaintext = settings.admin_key.get_secret_value()
-        service.keys.ensure(plaintext, ADMIN_TENANT, frozenset(Scope), name=ADMIN_KEY_NAME)
+        service.keys.ensure_admin(plaintext)
         return None
-    if any(Scope.ADMIN in key.scopes and key.revoked_at is None for key in service.keys.list(None)):
-        return None
-    _, plaintext = service.keys.create(ADMIN_TENANT, frozenset(Scope), name=ADMIN_KEY_NAME)
-    return plaintext
+    return service.keys.create_admin()
 
 
 def _free_port(host: str) -> int:

@@ -21,28 +21,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from nifcore.architecture import Architecture
-from nifcore.bitstream import code_length, expected_magnitudes, pack
+from nifcore.bitstream import pack
 from nifcore.devices import describe_device, resolve_device, single_threaded
 from nifcore.errors import Cancelled, DeviceError, UsageError
 from nifcore.events import Checkpoint, Control, ControlFunction, Phase, ProgressEvent
 from nifcore.events import ProgressFunction as Progress
-from nifcore.fit import Budget, FitResult, Monitor, TileFit
+from nifcore.fit import FitResult, Monitor, TileFit
 from nifcore.gpu.account import Account
 from nifcore.gpu.base import BatchKernel, BatchKernelFactory
 from nifcore.gpu.batch_fit import BatchFit, Company, Outcome, Seat, company_of
 from nifcore.header import Extension, Header
 from nifcore.kernels import Kernel, make_kernel
 from nifcore.limits import Limits
-from nifcore.network import from_bytes
 from nifcore.picture import PictureSource, read_picture
 from nifcore.plan import Plan
 from nifcore.presets import DEFAULT_EFFORT, find_recipe
 from nifcore.report import Encoded
-from nifcore.session import Session, _exact
+from nifcore.session import Session
 from nifcore.target import make_target
 
 MOST_TOGETHER = 64
@@ -282,23 +280,12 @@ class BatchSession(Session):
     """Where the fits of several sessions meet; one by itself needs none."""
 
     def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
-        self._plan = plan
-        self.header = header = plan.header
+        header = plan.header
         kernel = _kernel_alone(plan.arch, self.device)
-        self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
-        budget = None
-        if self.recipe.published_bits is None:
-            budget = Budget(
-                plan.budget_bits,
-                lambda tensors: code_length(header, tensors),
-                _exact(header),
-                lambda tensors: expected_magnitudes(header, tensors),
-            )
+        budget = self._begin(plan, kernel)
         seats = []
         for index in range(len(self.done_tiles), header.tile_count):
-            x, y, w, h = header.tile_box(index)
-            part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
-            target = from_bytes(part).to(self.device)
+            target = self._tile_target(header, index)
             seat = Seat(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
             if self.saved_fit is not None:
                 seat.load(self.saved_fit)
@@ -317,8 +304,7 @@ class BatchSession(Session):
             if outcome is None:
                 raise Cancelled("cancelled by the caller")
             assert isinstance(outcome, FitResult)
-            self._account(outcome, header.tile_count)
-            self.done_tiles.append(outcome.rounded.tensors)
+            self._take(outcome, header)
         self._emit(self._event("code", None))
         return pack(replace(header, extensions=extensions), self.done_tiles)
 

@@ -137,6 +137,27 @@ def _steered(
     return go(request, visitor, f"{HOME}/jobs/{record.id}", _SAID[action])
 
 
+def _asked_back(
+    request: Request, visitor: Visitor, record: JobRecord, act: str, text: str
+) -> HTMLResponse:
+    """Ask whether a job is really to be cancelled or deleted."""
+    return page(
+        request,
+        visitor,
+        "confirm.html",
+        section="jobs",
+        title=f"{act.capitalize()} this job?",
+        text=text,
+        act=f"{HOME}/jobs/{record.id}/{act}",
+        fields=[],
+        button=f"{act.capitalize()} the job",
+        danger=True,
+        back=f"{HOME}/jobs/{record.id}",
+        records=[record],
+        more=0,
+    )
+
+
 @router.post("/jobs/{job_id}/cancel")
 def cancel(
     request: Request, shared: Shared, visitor: Writer, form: Posted, job_id: JobId
@@ -144,21 +165,8 @@ def cancel(
     """Cancel a job, after asking back."""
     if not form.confirmed:
         record = find(shared, visitor.caller, job_id)
-        return page(
-            request,
-            visitor,
-            "confirm.html",
-            section="jobs",
-            title="Cancel this job?",
-            text="What it has learned so far is lost. To keep that, let it finish now instead.",
-            act=f"{HOME}/jobs/{record.id}/cancel",
-            fields=[],
-            button="Cancel the job",
-            danger=True,
-            back=f"{HOME}/jobs/{record.id}",
-            records=[record],
-            more=0,
-        )
+        text = "What it has learned so far is lost. To keep that, let it finish now instead."
+        return _asked_back(request, visitor, record, "cancel", text)
     return _steered(request, shared, visitor, job_id, "cancel")
 
 
@@ -185,21 +193,8 @@ def delete(
     """Delete everything of a job, after asking back."""
     record = find(shared, visitor.caller, job_id)
     if not form.confirmed:
-        return page(
-            request,
-            visitor,
-            "confirm.html",
-            section="jobs",
-            title="Delete this job?",
-            text="Its picture, its result and its history are removed for good.",
-            act=f"{HOME}/jobs/{record.id}/delete",
-            fields=[],
-            button="Delete the job",
-            danger=True,
-            back=f"{HOME}/jobs/{record.id}",
-            records=[record],
-            more=0,
-        )
+        text = "Its picture, its result and its history are removed for good."
+        return _asked_back(request, visitor, record, "delete", text)
     shared.service.delete(visitor.sees, record.id)
     acts.note(shared, visitor, "job.delete", record.id, record.spec.filename or "")
     return go(request, visitor, f"{HOME}/jobs", "The job is deleted.")
