@@ -1,12 +1,8 @@
 """How long a job will take and how large its file will be, before anything is queued.
 
-The time model has one constant. Every optimiser iteration of a fit touches a lattice of pixels, and
-for each of them every weight of the network, so::
-
-    seconds = START_SECONDS + rate * pixels * passes * parameters
-
-``parameters`` and ``passes`` are those that the codec plans, and ``rate`` is the median of what the
-latest finished jobs took; until there are some, one processor core's is assumed.
+Every worker measures its machine (`nifcore.timing`) and publishes the calibration with its
+heartbeat. A job is expected to take the median of what the workers' calibrations say of it, times
+how much longer than expected the latest finished jobs took: other work on a machine counts as well.
 """
 
 from __future__ import annotations
@@ -15,28 +11,25 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import JobFilter, JobsError, JobService, Parameters, State
-from nifcore.header import Colour, Header
-from nifcore.plan import (
-    BITS_PER_PARAMETER,
-    DEFAULT_QUALITY,
-    bpp_of_quality,
-    least_bytes,
-    plan_rate,
-)
+from jobs import JobFilter, JobRecord, JobsError, JobService, Parameters, State
+from jobs.workers import CALIBRATION
+from nifcore.calibration import ASSUMED, Calibration
+from nifcore.errors import InputError, NifError
+from nifcore.header import Colour
+from nifcore.plan import BITS_PER_PARAMETER, DEFAULT_QUALITY, bpp_of_quality
 from nifcore.presets import find_recipe
 from nifcore.target import MOST_BPP
+from nifcore.workload import Workload
 
-START_SECONDS = 3.0
-"""Loading torch, reading the picture, measuring the result."""
-ASSUMED_RATE = 5e-11
-"""Seconds per pixel, pass and parameter on one processor core."""
 _SAMPLES = 20
-_REFRESH_SECONDS = 60.0
+_REFRESH_SECONDS = 15.0
+_MOST_CORRECTION, _MOST_OF_ASSUMED = 4.0, 50.0
+"""A calibration is not corrected by more than such a factor, either way; what is assumed without
+any may be further off."""
 # A PSNR target is met by trying rates; this is the middle of what pictures need at that PSNR, from
 # the published Kodak curve (aegroto/nif, results/summaries/kodak), and the tries it usually takes.
 _RATE_AT_30_DB, _DB_PER_DOUBLING, _PSNR_ROUNDS = 0.5, 2.5, 2
@@ -49,7 +42,7 @@ class Estimate:
     Attributes:
         seconds: of the encode itself, without waiting.
         bytes, bpp: of the file; an upper bound with ``max_bytes`` or ``bpp``.
-        calibrated: whether the time comes from jobs that this service has run.
+        calibrated: whether the time comes from this service's workers or jobs.
     """
 
     seconds: float
@@ -72,74 +65,106 @@ def _bytes(parameters: Parameters, pixels: int) -> float:
     return bpp * pixels / 8
 
 
-def work(parameters: Parameters, width: int, height: int) -> tuple[float, float]:
-    """Return (pixels times passes times weights, bytes of the file) of an encode."""
+def planned(parameters: Parameters, width: int, height: int) -> tuple[Workload, float]:
+    """Return what one round of an encode amounts to, and the bytes of its file."""
     recipe = find_recipe(parameters.preset, parameters.effort)
-    pixels = width * height
-    colour = Colour.SRGB
+    size = _bytes(parameters, width * height)
+    work = Workload.planned(recipe, width, height, Colour.SRGB, size)
     if recipe.genesis is not None:
-        header = Header(width, height, colour, recipe.genesis, recipe.modulation)
-        size = header.parameters * BITS_PER_PARAMETER / 8
-    else:
-        size = _bytes(parameters, pixels)
-        least = least_bytes(width, height, colour, 0)
-        header = plan_rate(width, height, colour, max(size, least), 0).header
-    _, _, columns, rows = header.tile_box(0)
-    pass_length = min(recipe.sampling.stride_for(columns * rows), columns, rows) ** 2
-    passes = recipe.iterations(pass_length) / pass_length
-    rounds = 1 if parameters.psnr is None else _PSNR_ROUNDS
-    return pixels * passes * header.parameters * rounds, size
+        size = work.weights * BITS_PER_PARAMETER / 8
+    return work, size
 
 
-def measured_rate(reports: Iterable[dict[str, Any]]) -> float | None:
-    """Return seconds per pixel, pass and weight, the median over reports of finished jobs."""
-    rates = []
-    for report in reports:
+def rounds(parameters: Parameters) -> int:
+    """Return how many sizes are expected to be tried."""
+    return 1 if parameters.psnr is None else _PSNR_ROUNDS
+
+
+def calibrations_of(facts: Iterable[Mapping[str, Any]]) -> list[Calibration]:
+    """Return the calibrations that workers published; those of another version are left out."""
+    found = []
+    for each in facts:
         try:
-            pixels = report["width"] * report["height"]
-            amount = pixels * report["passes"] * report["parameters"] / report["tiles"]
-            rates.append(report["seconds"] / amount)
-        except (KeyError, TypeError, ZeroDivisionError):
+            found.append(Calibration.from_dict(each[CALIBRATION]))
+        except (KeyError, InputError):
+            continue
+    return found
+
+
+def expected(fleet: Sequence[Calibration], work: Workload) -> float:
+    """Return the seconds that a worker in the middle of the fleet would take."""
+    return statistics.median(each.estimate(work) for each in fleet or [ASSUMED])
+
+
+def correction(fleet: Sequence[Calibration], records: Iterable[JobRecord]) -> float | None:
+    """Return how many times longer than expected finished jobs took, the median; None without any.
+
+    Jobs with a PSNR target are left out, as nobody knows how many rounds they took, and so are
+    those that were finished early.
+    """
+    ratios: list[float] = []
+    for record in records:
+        report, parameters = record.report or {}, record.spec.parameters
+        try:
+            if parameters.psnr is not None or not report["complete"]:
+                continue
+            work, _ = planned(parameters, report["width"], report["height"])
+            ratios.append(report["seconds"] / expected(fleet, work))
+        except (KeyError, TypeError, ZeroDivisionError, JobsError, NifError):
             continue  # a report of another version
-    return statistics.median(rates) if rates else None
+    if not ratios:
+        return None
+    most = _MOST_CORRECTION if fleet else _MOST_OF_ASSUMED
+    return min(most, max(1.0 / most, statistics.median(ratios)))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known about the service's speed."""
+
+    fleet: tuple[Calibration, ...] = ()
+    correction: float | None = None
 
 
 class Estimator:
-    """Estimates jobs, calibrated now and then on those that were finished.
+    """Estimates jobs, from the workers' calibrations and the latest finished jobs.
 
     Args:
-        service: whose finished jobs are looked at.
+        service: whose workers and finished jobs are looked at.
     """
 
     def __init__(self, service: JobService) -> None:
         self._service = service
         self._lock = threading.Lock()
-        self._rate: float | None = None
+        self._known = _Known()
         self._looked_at = -math.inf
 
     def estimate(self, parameters: Parameters, width: int, height: int) -> Estimate:
         """Estimate one job on a picture of that size."""
-        rate = self._measured()
-        amount, size = work(parameters, width, height)
+        known = self._look()
+        work, size = planned(parameters, width, height)
+        seconds = expected(known.fleet, work) * rounds(parameters)
         return Estimate(
-            seconds=START_SECONDS + (rate or ASSUMED_RATE) * amount,
+            seconds=seconds * (known.correction or 1.0),
             bytes=max(1, math.ceil(size)),
             bpp=size * 8 / (width * height),
-            calibrated=rate is not None,
+            calibrated=bool(known.fleet) or known.correction is not None,
         )
 
-    def _measured(self) -> float | None:
+    def _look(self) -> _Known:
+        """Look at workers and jobs, now and then."""
         with self._lock:
             now = time.monotonic()
             if now - self._looked_at > _REFRESH_SECONDS:
                 self._looked_at = now
                 try:
+                    workers = [each for each in self._service.workers.list() if each.alive]
                     page = self._service.list(
                         JobFilter(tenant=None, states=frozenset({State.SUCCEEDED})),
                         limit=_SAMPLES,
                     )
                 except JobsError:
-                    return self._rate  # an estimate is worth no error
-                reports = [dict(record.report) for record in page.records if record.report]
-                self._rate = measured_rate(reports)
-            return self._rate
+                    return self._known  # an estimate is worth no error
+                fleet = tuple(calibrations_of(each.info.facts for each in workers))
+                self._known = _Known(fleet, correction(fleet, page.records))
+            return self._known

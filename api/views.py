@@ -245,7 +245,9 @@ class EstimateView(View):
     wait_seconds: float = Field(description="Until its turn, at the queue's present length.")
     bytes: int
     bpp: float
-    calibrated: bool = Field(description="Whether the time comes from jobs of this service.")
+    calibrated: bool = Field(
+        description="Whether the time comes from workers or jobs of this service."
+    )
 
 
 class EventView(View):

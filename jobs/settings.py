@@ -226,6 +226,13 @@ class Settings(BaseSettings):
     # Workers
     workers: int = Field(1, ge=0, description="Encode workers that `make serve` starts.")
     device: str = Field("auto", description="Device of the workers: auto, cpu, cuda, cuda:1, ...")
+    worker_gather: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Most waiting jobs of one tenant, of like size and parameters, that a worker "
+        "encodes together; 1 = one at a time. Without it 16 on a GPU and 1 on a CPU.",
+    )
     job_time_limit_seconds: float = Field(
         3600.0, gt=0, description="An attempt that takes longer is stopped and fails."
     )
@@ -237,6 +244,11 @@ class Settings(BaseSettings):
     )
     child_threads: int = Field(
         0, ge=0, description="Threads of the child that encodes; 0 = as many as torch likes."
+    )
+    calibrate: bool = Field(
+        True,
+        description="Whether a worker measures, once and while it is idle, how fast it encodes: a "
+        "few seconds of work.",
     )
     checkpoint_seconds: float = Field(
         10.0, gt=0, description="How often the state of a running encode is kept."

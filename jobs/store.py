@@ -391,6 +391,12 @@ class JobStore:
         rank = self._database.call("zrank", self._database.key("queue", queue), job_id)
         return None if rank is None else int(rank) + 1
 
+    def waiting(self, queue: str, *, limit: int) -> list[JobRecord]:
+        """Return jobs that wait in a queue, those first that are to be worked on first."""
+        key = self._database.key("queue", queue)
+        found = self.get_many(self._database.call("zrange", key, 0, limit - 1))
+        return [each for each in found if each is not None and each.state is State.QUEUED]
+
     def tenants(self) -> list[str]:
         """Return every tenant that ever had a job."""
         return sorted(self._database.call("smembers", self._database.key("tenants")))

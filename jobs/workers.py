@@ -17,6 +17,9 @@ from jobs.store import finite
 # A worker that is not heard of for so long is forgotten, so that the list does not grow for ever.
 _FORGET_MS = 24 * 3_600_000
 
+CALIBRATION = "calibration"
+"""The fact that says how fast a worker's machine encodes (`nifcore.calibration`)."""
+
 
 @dataclass(frozen=True)
 class WorkerInfo:

@@ -135,6 +135,13 @@ def user_file(environ: Mapping[str, str] | None = None) -> Path:
     return (Path(base) if base else Path("~/.config").expanduser()) / "nif" / "config.toml"
 
 
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder for what can be made again, whether or not it exists."""
+    environ = os.environ if environ is None else environ
+    base = environ.get("XDG_CACHE_HOME")
+    return Path(base or os.path.expanduser("~/.cache")) / "nif"
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")

@@ -47,7 +47,8 @@ def encode(
         bpp: most bits per pixel of the whole file.
         max_bytes: most bytes of the whole file.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        kernel: name of a kernel, or None for the best.
+        kernel: name of a kernel, or None for the best: on a CUDA device the Triton programs, for
+            all tiles at once, and where they fail another with a note in the report.
         seed: repeats an encode exactly on the same device and software.
         progress: called with a :class:`ProgressEvent` at most ten times a second.
         checkpoint: where to keep the state; an interrupted encode of the same picture and
@@ -69,7 +70,7 @@ def encode(
     bounds = limits or Limits()
     kernel_name = None if kernel in (None, "auto") else kernel
     picture = read_picture(image, bounds, keep_icc)
-    session = Session(
+    session = session_kind(where, kernel_name)(
         picture, recipe, where, kernel_name, seed, progress, control, checkpoint, target, began
     )
     try:
@@ -79,3 +80,16 @@ def encode(
     except MemoryError as error:
         raise DeviceError("not enough memory for this picture and rate") from error
     return Encoded(data, session.report(data, preset, effort or DEFAULT_EFFORT))
+
+
+def session_kind(device: torch.device, kernel: str | None) -> type[Session]:
+    """Return what encodes on a device: on CUDA all tiles together, unless the kernel is another's.
+
+    Args:
+        kernel: the name that was asked for, None for the best.
+    """
+    if device.type == "cuda" and kernel in (None, "triton"):
+        from nifcore.gpu.batch_encode import BatchSession
+
+        return BatchSession
+    return Session

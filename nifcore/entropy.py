@@ -169,7 +169,7 @@ def code_length(symbols: Symbols, prior: Prior) -> float:
     """Return the bits that :func:`encode_symbols` takes, exact but for escapes and rounding."""
     scales = _scales(symbols, prior)
     shifts = np.zeros_like(scales)
-    for shift in range(_MAX_SCALE.bit_length() - _SCALE_BITS):
+    for shift in range(int(scales.max(initial=0)).bit_length() - _SCALE_BITS):
         shifts += scales >> shift > MAX_TABLE_SCALE
     numbers = _SCALE_INDEX[scales >> shifts]
     coarse = symbols.astype(np.int64) + (1 << shifts >> 1) >> shifts

@@ -37,7 +37,8 @@ class ProgressEvent:
         bpp: of the whole file: as planned while weights are fitted, as the coder counts them once
             they are rounded; None where nothing is planned (published presets).
         seconds: since the encode began.
-        eta_seconds: estimated seconds left, or None while unknown.
+        eta_seconds: estimated seconds left, or None while unknown; of the present round where a
+            PSNR is asked for and several sizes may be tried.
         preview: uint8 (height, width, channels), the whole picture as it looks by now, at most 256
             pixels on its longer side; present only now and then.
         message: a sentence worth showing (a restart, a recovery), or None.

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nifcore.architecture import Architecture
+from nifcore.devices import single_threaded
 from nifcore.errors import FitDiverged
 from nifcore.events import Control
+from nifcore.flat import all_finite, in_a_row
 from nifcore.kernels import Kernel
+from nifcore.kernels.soap import make_soap
 from nifcore.network import Grid, Params, initialise, pixel_grid
 from nifcore.presets import Moment, Optimiser, Recipe, Restart, Stage
 from nifcore.quantise import (
@@ -29,13 +32,14 @@ from nifcore.quantise import (
     Lattice,
     PublishedLattice,
     Rounded,
+    Rounding,
     UniformLattice,
     coarser,
     lattice_for_rate,
     sensitivities,
 )
 from nifcore.soap import Soap
-from nifcore.tensors import STEP_INDICES, QuantisedTensor, step_size
+from nifcore.tensors import STEP_INDICES, QuantisedTensor
 
 _RATE_UPDATE = 20
 """Iterations between adjustments of the steps to the rate."""
@@ -50,6 +54,15 @@ _DIVERGED = 20.0
 """A pass this many times worse than the best one counts as diverged,"""
 _DIVERGED_LEAST = 1e-3
 """unless its mean squared error is below this (36 dB): next to a perfect fit all is worse."""
+_COLLAPSE_ITERATIONS = 30, 150
+"""A fit must have learnt something halfway through its first stage, or after the second of these;
+one that is to show it before the first is too short to tell."""
+_COLLAPSED = 0.9
+"""A fit whose error is more than this share of a constant picture's has learnt nothing."""
+_FLAT = 1e-4
+"""Below this mean squared error a constant is a fair picture of the tile (46 dB)."""
+_STARTS = 3
+"""Initialisations tried; if all collapse it is the picture, not the start."""
 
 
 class Monitor(Protocol):
@@ -86,11 +99,14 @@ class _AdamW:
         self.params = params
         self._inner = torch.optim.AdamW(params, lr=1e-3, weight_decay=weight_decay)
 
-    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], rate: float) -> bool:
+        if not all_finite(gradients):
+            return False
         for p, g in zip(self.params, gradients, strict=True):
             p.grad = g
         self._inner.param_groups[0]["lr"] = rate
         self._inner.step()
+        return True
 
     def state(self) -> dict[str, Any]:
         return self._inner.state_dict()
@@ -116,6 +132,8 @@ class _Cursor:
     loss: float | None = None
     rate_scale: float = 1.0
     recoveries: int = 0
+    starts: int = 1
+    learnt: bool = False
     finishing: bool = False
 
 
@@ -163,16 +181,23 @@ class TileFit:
         stride = min(recipe.sampling.stride_for(rows * cols), rows, cols)
         self.stride = stride
         self._lattices: list[tuple[Grid, Tensor] | None] = [None] * stride**2
-        mean = target.mean((1, 2)).tolist() if recipe.mean_start else []
-        start = initialise(arch, self.generator, mean)
-        self.params: Params = [p.to(target.device) for p in start]
-        self.cursor = _Cursor()
+        start = self._start()
+        self.params: Params = in_a_row([p.to(target.device) for p in start])
+        # what a constant picture of the mean colour errs by
+        self.spread = float((target - target.mean((1, 2), keepdim=True)).square().mean())
+        self.cursor = _Cursor(rate_scale=recipe.rate_scale(arch.parameters))
         self.best: Params = _clone(self.params)  # of this step
         self.kept: Params = _clone(self.params)  # of this stage
         self.sensitivity: list[float] = []
         self.widths: Params = []  # squared spread of every symbol under the entropy model
         self.lattice: Lattice | None = None
+        self._rounding: Rounding | None = None
         self._optimiser: Soap | _AdamW | None = None
+
+    def _start(self) -> Params:
+        """Draw initial parameters."""
+        mean = self.target.mean((1, 2)).tolist() if self.recipe.mean_start else []
+        return initialise(self.arch, self.generator, mean)
 
     @property
     def stage(self) -> Stage:
@@ -201,6 +226,10 @@ class TileFit:
 
     def run(self, monitor: Monitor) -> FitResult | None:
         """Fit from where the cursor stands to the end; None if the monitor cancelled."""
+        with single_threaded():
+            return self._run(monitor)
+
+    def _run(self, monitor: Monitor) -> FitResult | None:
         cursor = self.cursor
         while cursor.stage < len(self.recipe.stages):
             wish = monitor.tick(self)
@@ -240,9 +269,9 @@ class TileFit:
     def _begin_stage(self) -> None:
         stage, cursor = self.stage, self.cursor
         if stage.optimiser is not None:
-            self._optimiser = _make_optimiser(stage.optimiser, self.params)
+            self._optimiser = _make_optimiser(stage.optimiser, self.params, self.kernel)
         elif self._optimiser is None:
-            self._optimiser = Soap(self.params)
+            self._optimiser = _make_optimiser(Optimiser("soap"), self.params, self.kernel)
         cursor.best_error = cursor.kept_error = math.inf
         if stage.phase == "quantise":
             if self.recipe.published_bits is not None:
@@ -314,20 +343,19 @@ class TileFit:
         weights = self.params
         if stage.phase == "quantise":
             self._control_rate()
-            assert self.lattice is not None
-            weights = self.lattice.values(self.params)
+            weights = self._rounded_weights()
         loss, gradients, error = self.kernel.loss_and_gradient(
             weights, grid, target, stage.objective
         )
+        mean_error, pixels = float(error), target[0].numel()
         if stage.phase == "quantise" and self.recipe.rate_weight and self.budget:
-            self._add_rate_gradient(gradients, weights, float(error))
-        if not torch.stack([g.sum() for g in gradients]).sum().add(error).isfinite():
-            return False
+            self._add_rate_gradient(gradients, mean_error)
         assert self._optimiser is not None
-        self._optimiser.step(gradients, self._rate())
+        if not (math.isfinite(mean_error) and self._optimiser.step(gradients, self._rate())):
+            return False
         cursor.loss = float(loss)
-        cursor.error_sum += float(error) * target[0].numel()
-        cursor.error_count += target[0].numel()
+        cursor.error_sum += mean_error * pixels
+        cursor.error_count += pixels
         cursor.iteration += 1
         cursor.done += 1
         return True
@@ -357,18 +385,35 @@ class TileFit:
                 self.sensitivity,
                 self.budget.bits,
                 self.budget.estimate,
+                self.lattice if isinstance(self.lattice, UniformLattice) else None,
             )
             # errors under other steps are not comparable
             cursor.best_error = math.inf
             cursor.error_sum, cursor.error_count = 0.0, 0
         if due and self.recipe.rate_weight and self.budget is not None:
-            found = self.budget.magnitudes(self.lattice.round(self.params).tensors)
+            assert isinstance(self.lattice, UniformLattice)
+            found = self.budget.magnitudes(self.lattice.symbols(self.params))
             self.widths = [
                 torch.from_numpy(8.69 * m * m + 1.0).to(p)
                 for m, p in zip(found, self.params, strict=True)
             ]
 
-    def _add_rate_gradient(self, gradients: list[Tensor], weights: Params, error: float) -> None:
+    def _rounded_weights(self) -> Params:
+        """Return the weights on the lattice; the next call may overwrite them."""
+        lattice, rounding = self.lattice, self._rounding
+        assert lattice is not None
+        if not isinstance(lattice, UniformLattice):
+            return lattice.values(self.params)
+        if (
+            rounding is None
+            or rounding.lattice is not lattice
+            or rounding.params is not self.params
+            or rounding.widths is not self.widths
+        ):
+            rounding = self._rounding = Rounding(self.params, lattice, self.widths)
+        return rounding.weights()
+
+    def _add_rate_gradient(self, gradients: list[Tensor], error: float) -> None:
         """Add the gradient of ``lambda * bits`` to ``gradients``.
 
         Lambda is the slope of the published curve at the present error and the budgeted rate; the
@@ -376,14 +421,9 @@ class TileFit:
         model adapted to (:func:`nifcore.entropy.expected_magnitudes`).
         """
         assert self.budget is not None
-        assert isinstance(self.lattice, UniformLattice)
+        assert self._rounding is not None
         price = self.recipe.rate_weight * _RATE_SLOPE * error / self.budget.bits
-        for g, w, index, c in zip(
-            gradients, weights, self.lattice.indices, self.widths, strict=True
-        ):
-            step = step_size(index)
-            q = w / step
-            g.add_(q / (q.square() + c), alpha=price * 8.0 / math.log(2.0) / step)
+        self._rounding.add_rate_gradient(gradients, price * 8.0 / math.log(2.0))
 
     def _end_pass(self, monitor: Monitor) -> None:
         cursor = self.cursor
@@ -400,6 +440,34 @@ class TileFit:
         if error < cursor.best_error:
             cursor.best_error = error
             _copy_into(self.best, self.params)
+        if self.collapsed(error):
+            self._start_again(monitor)
+
+    def collapsed(self, error: float) -> bool:
+        """Tell whether a pass of mean squared ``error`` shows that the fit has learnt nothing.
+
+        Asked once, when it should have: later errors are the picture's, not the start's.
+        """
+        cursor = self.cursor
+        least, most = _COLLAPSE_ITERATIONS
+        first = self.recipe.stages[0]
+        due = min(first.steps * first.iterations(self.pass_length) // 2, most)
+        if cursor.learnt or cursor.finishing or due < least or cursor.done < due:
+            return False
+        lost = error > _COLLAPSED * self.spread and self.spread > _FLAT
+        cursor.learnt = not lost or cursor.starts >= _STARTS
+        return not cursor.learnt
+
+    def _start_again(self, monitor: Monitor) -> None:
+        """Forget the fit so far and begin from other weights."""
+        starts, scale = self.cursor.starts + 1, self.recipe.rate_scale(self.arch.parameters)
+        vars(self.cursor).update(vars(_Cursor(starts=starts, rate_scale=scale)))
+        _copy_into(self.params, self._start())
+        self._optimiser = None
+        monitor.say(
+            "the fit collapsed to a constant: starting again from other weights "
+            f"(start {starts} of {_STARTS})"
+        )
 
     def _recover(self, monitor: Monitor) -> None:
         """Go back to the best state with half the learning rate and a fresh optimiser."""
@@ -416,7 +484,7 @@ class TileFit:
         spec = next(
             s.optimiser for s in self.recipe.stages[cursor.stage :: -1] if s.optimiser is not None
         )
-        self._optimiser = _make_optimiser(spec, self.params)
+        self._optimiser = _make_optimiser(spec, self.params, self.kernel)
         monitor.say(
             "the fit diverged: back to the best state with the learning rate halved "
             f"(recovery {cursor.recoveries} of {_RECOVERIES})"
@@ -493,13 +561,13 @@ class TileFit:
         if state["optimiser"] is not None:
             stages = self.recipe.stages[: self.cursor.stage + 1]
             spec = next(s.optimiser for s in reversed(stages) if s.optimiser is not None)
-            self._optimiser = _make_optimiser(spec, self.params)
+            self._optimiser = _make_optimiser(spec, self.params, self.kernel)
             self._optimiser.load(state["optimiser"])
 
 
-def _make_optimiser(spec: Optimiser, params: Params) -> Soap | _AdamW:
+def _make_optimiser(spec: Optimiser, params: Params, kernel: Kernel) -> Soap | _AdamW:
     if spec.name == "soap":
-        return Soap(params)
+        return make_soap(params, kernel)
     return _AdamW(params, spec.weight_decay)
 
 

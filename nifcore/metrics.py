@@ -129,13 +129,16 @@ def ms_ssim_pictures(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None
     """
     import torch
 
+    from nifcore.devices import single_threaded
+
     _check_pictures(a, b)
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
         return None
     a = a.reshape(*a.shape[:2], -1)
     b = b.reshape(*b.shape[:2], -1)
     values = []
-    with torch.no_grad():
+    # on busy cores the threads of each small operation wait for one another for seconds
+    with single_threaded(), torch.no_grad():
         for channel in range(a.shape[2]):
             x = torch.from_numpy(a[..., channel].astype(np.float32))[None, None]
             y = torch.from_numpy(b[..., channel].astype(np.float32))[None, None]

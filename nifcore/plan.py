@@ -1,15 +1,18 @@
 """From a wanted rate to networks: how many, how large, with which frequencies.
 
-The layer rule is fitted to the published Kodak ladder (configurations 120 to 680: 15,000 to
-241,000 parameters): with ``r = first / 120``, the widths are::
+Photographs at usual rates get five hidden layers that narrow gently: ``first`` times 1, 0.44, 0.30,
+0.24 and 0.20. Small networks, and those that have many weights per pixel, get four, by a rule that
+is fitted to the published Kodak ladder (configurations 120 to 680: 15,000 to 241,000 parameters):
+with ``r = first / 120``, the widths are::
 
     first, first / 3 * r^0.15, first * 0.233 * r^-0.25, 16 * r^0.4
 
-and ``first`` is the largest that keeps the parameters within ``bits / 5.9``, the bits that one
-weight costs where rate is best spent (wider steps and more weights, or the reverse, lose). The
-highest positional frequency follows the longer side, 16 frequencies at 768 pixels, as the published
-configurations for small faces do. Large pictures are cut into tiles, one network each: at equal
-rate and time the fit is far better, and rendering costs less.
+``first`` is the largest that keeps the parameters within ``bits / 5.4``, the bits that one weight
+costs where rate is best spent (wider steps and more weights, or the reverse, lose). The Modulation
+network follows the published ladder. The highest positional frequency follows the longer side, 16
+frequencies at 768 pixels, as the published configurations for small faces do. Large pictures are
+cut into tiles, one network each: at equal rate and time the fit is far better, and rendering costs
+less.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from nifcore.architecture import Architecture
 from nifcore.errors import ImpossibleTarget
 from nifcore.header import CRC_BYTES, Colour, Header, NetShape, header_bytes
 
-BITS_PER_PARAMETER = 5.9
+BITS_PER_PARAMETER = 5.4
 _MIN_PARAMETERS = 60
 _MIN_BITS_PER_PARAMETER = 2.5
 """Below this, steps are so wide that nothing is left of the picture."""
@@ -37,6 +40,12 @@ _MOST_TILE_PARAMETERS = 260_000
 _MOST_TILE_PIXELS = 4_000_000
 _TILE_SLACK = 1.25
 """A tile may exceed these bounds by so much before there is one more."""
+_NARROWING = 0.44, 0.30, 0.24, 0.20
+"""Sizes of the later ones of five hidden layers, relative to the first."""
+_DEEP_PARAMETERS = 5_000
+"""Networks of fewer weights have four hidden layers: the fifth would be too narrow,"""
+_DEEP_SHARE = 1 / 6
+"""and so have those of more weights per pixel: the fifth is in the way of a near perfect fit."""
 _BASE = 1.4
 _PUBLISHED_SIDE, _PUBLISHED_FREQUENCIES = 768, 16
 
@@ -84,14 +93,15 @@ def frequencies_for(side: int) -> int:
     return min(24, max(3, round(_PUBLISHED_FREQUENCIES + octaves)))
 
 
-def widths(first: int) -> tuple[int, int, int, int]:
-    """Return the four hidden sizes of the rule for a first layer of ``first``."""
+def widths(first: int, *, deep: bool) -> tuple[int, ...]:
+    """Return the hidden sizes for a first layer of ``first``: five if ``deep``, else four."""
+    if deep:
+        return first, *(max(3, round(first * ratio)) for ratio in _NARROWING)
     r = first / 120
-    second = first / 3 * r**0.15
-    third = first * 0.233 * r**-0.25
-    fourth = 16 * r**0.4
-    sizes = [max(3, round(size)) for size in (second, third, fourth)]
-    return first, sizes[0], min(sizes[0], sizes[1]), min(sizes[0], sizes[1], sizes[2])
+    second = max(3, round(first / 3 * r**0.15))
+    third = min(second, max(3, round(first * 0.233 * r**-0.25)))
+    fourth = min(third, max(3, round(16 * r**0.4)))
+    return first, second, third, fourth
 
 
 def modulation_widths(first: int) -> tuple[int, ...]:
@@ -102,13 +112,20 @@ def modulation_widths(first: int) -> tuple[int, ...]:
     return min(64, round(16 * (first / 120) ** 2)), 16, 8
 
 
-def shapes_for(parameters: float, side: int) -> tuple[NetShape, NetShape]:
+def is_deep(parameters: float, pixels: int) -> bool:
+    """Tell whether a network of that many weights for so many pixels gets five hidden layers."""
+    return _DEEP_PARAMETERS <= parameters <= _DEEP_SHARE * pixels
+
+
+def shapes_for(parameters: float, side: int, *, deep: bool) -> tuple[NetShape, NetShape]:
     """Return Genesis and Modulation with at most about ``parameters`` weights (colour)."""
     most = frequencies_for(side)
 
     def at(first: int) -> tuple[NetShape, NetShape]:
         count = min(most, max(3, -(-first // 4)))
-        return NetShape(widths(first), count), NetShape(modulation_widths(first), min(4, count))
+        return NetShape(widths(first, deep=deep), count), NetShape(
+            modulation_widths(first), min(4, count)
+        )
 
     def size(first: int) -> int:
         genesis, modulation = at(first)
@@ -181,8 +198,10 @@ def _header(
     width: int, height: int, colour: Colour, tiles: tuple[int, int], parameters: float
 ) -> Header:
     """Return the header of a file whose tiles have about ``parameters`` weights each."""
-    side = max(-(-width // tiles[0]), -(-height // tiles[1]))
-    genesis, modulation = shapes_for(max(_MIN_PARAMETERS, parameters), side)
+    columns, rows = -(-width // tiles[0]), -(-height // tiles[1])
+    deep = is_deep(parameters, columns * rows)
+    least = max(_MIN_PARAMETERS, parameters)
+    genesis, modulation = shapes_for(least, max(columns, rows), deep=deep)
     return Header(
         width=width,
         height=height,

@@ -19,6 +19,7 @@ from nifcore.header import NetShape
 from nifcore.losses import Objective
 
 DEFAULT_EFFORT = 5
+_RATE_EXPONENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ class Recipe:
         rate_weight: weight of the rate term while quantising, in units of the slope of the
             published rate-distortion curve (1 trades as that curve does).
         mean_start: start the last bias at the mean colour.
+        weights_at_peak: weights of the largest network that learns at the schedules' full rates;
+            n weights learn at ``(weights_at_peak / n) ** 0.5`` of them. None for any.
     """
 
     name: str
@@ -184,6 +187,13 @@ class Recipe:
     published_bits: int | None = None
     rate_weight: float = 0.0
     mean_start: bool = True
+    weights_at_peak: int | None = None
+
+    def rate_scale(self, weights: int) -> float:
+        """Return the factor on all learning rates of a network of that many weights."""
+        if self.weights_at_peak is None:
+            return 1.0
+        return min(1.0, math.pow(self.weights_at_peak / weights, _RATE_EXPONENT))
 
     def iterations(self, pass_length: int) -> int:
         """Return the iterations of all stages where a pass takes ``pass_length``."""
@@ -305,6 +315,7 @@ def _effort(level: int, fit: int, quantise: int, peak: float, summary: str) -> R
             Stage("quantise", 1, quantise, "iterations", None, schedule, objective),
         ),
         rate_weight=1.0,
+        weights_at_peak=16_000,
     )
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nifcore.flat import flattened, joined, parts, spread
 from nifcore.kernels import Kernel
 from nifcore.network import Grid, Params
 from nifcore.tensors import (
@@ -58,21 +60,72 @@ class UniformLattice:
     """Round to nearest on one uniform lattice per tensor."""
 
     indices: tuple[int, ...]
+    _rows: dict[torch.device, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def values(self, params: Sequence[Tensor]) -> Params:
         """Return ``params`` rounded to the lattice, as float32 weights."""
-        pairs = zip(params, self.indices, strict=True)
-        return [torch.round(p / step_size(i)).mul_(step_size(i)) for p, i in pairs]
+        steps = self.steps(params)
+        return parts(torch.round(flattened(params) / steps).mul_(steps), params)
+
+    def steps(self, params: Sequence[Tensor]) -> Tensor:
+        """Return the step of every weight, (N,), one tensor's weights behind the other's."""
+        found = self._rows.get(params[0].device)
+        if found is None:
+            found = spread([step_size(index) for index in self.indices], params)
+            self._rows[params[0].device] = found
+        return found
 
     def round(self, params: Sequence[Tensor]) -> Rounded:
         """Return the weights and symbols of ``params``."""
-        tensors = [
-            QuantisedTensor(
-                torch.round(p / step_size(i)).to(torch.int32).cpu().numpy(), UniformStep(i)
-            )
-            for p, i in zip(params, self.indices, strict=True)
-        ]
-        return _rounded(tensors, params)
+        return _rounded(self.symbols(params), params)
+
+    def symbols(self, params: Sequence[Tensor]) -> list[QuantisedTensor]:
+        """Return the symbols of ``params``."""
+        row = torch.round(flattened(params) / self.steps(params)).to(torch.int32).cpu()
+        pairs = zip(parts(row, params), self.indices, strict=True)
+        return [QuantisedTensor(part.numpy(), UniformStep(i)) for part, i in pairs]
+
+
+class Rounding:
+    """Rounds tensors to one lattice in every iteration, with few operations and in the same memory.
+
+    Args:
+        params: what to round, as it is at each call.
+        lattice: where to.
+        widths: squared spread of every symbol under the entropy model, or empty where no rate
+            gradient is wanted.
+    """
+
+    def __init__(self, params: Params, lattice: UniformLattice, widths: Params) -> None:
+        self.params, self.lattice, self.widths = params, lattice, widths
+        self._steps = lattice.steps(params)
+        self._source = joined(params)
+        self._row = torch.empty_like(self._steps)
+        self._weights = parts(self._row, params)
+        self._spread = flattened(widths) * self._steps.square() if widths else None
+
+    def weights(self) -> Params:
+        """Return :meth:`UniformLattice.values`, to be used before the next call."""
+        source = flattened(self.params) if self._source is None else self._source
+        torch.div(source, self._steps, out=self._row).round_().mul_(self._steps)
+        return self._weights
+
+    def add_rate_gradient(self, gradients: Sequence[Tensor], price: float) -> None:
+        """Add the gradient of ``price / 2 * log(1 + q**2 / c)``, summed, to ``gradients``.
+
+        The symbols q are those of the last :meth:`weights`, c are the widths.
+        """
+        assert self._spread is not None
+        # q / (q^2 + c) / step with q = w / step
+        below = torch.addcmul(self._spread, self._row, self._row)
+        row = joined(gradients)
+        if row is not None:
+            row.addcdiv_(self._row, below, value=price)
+            return
+        for g, slope in zip(gradients, parts(self._row / below, gradients), strict=True):
+            g.add_(slope, alpha=price)
 
 
 @dataclass(frozen=True)
@@ -173,7 +226,11 @@ def _spread(p: Tensor) -> float:
 
 
 def lattice_for_rate(
-    params: Sequence[Tensor], sensitivity: Sequence[float], bits: float, cost: Cost
+    params: Sequence[Tensor],
+    sensitivity: Sequence[float],
+    bits: float,
+    cost: Cost,
+    near: UniformLattice | None = None,
 ) -> UniformLattice:
     """Choose steps by sensitivity so that the symbols cost at most ``bits`` bits.
 
@@ -183,6 +240,7 @@ def lattice_for_rate(
     Args:
         bits: what the symbols may cost.
         cost: the coder's own account, in bits.
+        near: a lattice that met the rate of similar weights, where the search begins.
     """
     ideal = [1.0 / math.sqrt(h) for h in sensitivity]
     # a tensor that seemed insensitive must not be rounded away altogether
@@ -197,15 +255,16 @@ def lattice_for_rate(
             )
         )
 
+    @cache
     def spent(base: int) -> float:
-        return cost(at(base).round(params).tensors)
+        return cost(at(base).symbols(params))
 
     # halving the steps costs a bit per weight: a good guess, then gallop and bisect
     size = sum(p.numel() for p in params)
-    guess = nearest_step_index(widest[0] / 16)
+    guess = nearest_step_index(widest[0] / 16) if near is None else near.indices[0]
     guess += round(STEPS_PER_OCTAVE * (spent(guess) - bits) / size)
     guess = min(max(guess, 0), STEP_INDICES - 1)
-    reach = 2
+    reach = 2 if near is None else 1
     if spent(guess) > bits:
         low, high = guess, min(guess + reach, STEP_INDICES - 1)
         while spent(high) > bits and high < STEP_INDICES - 1:

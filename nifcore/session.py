@@ -26,9 +26,13 @@ from torch import Tensor
 from nifcore import metrics
 from nifcore.architecture import Architecture
 from nifcore.bitstream import code_length, expected_magnitudes, pack
+from nifcore.calibration import ASSUMED, calibration_file, identity_of
+from nifcore.calibration import load as load_calibration
+from nifcore.config import cache_folder
 from nifcore.decoder import decode_pixels
-from nifcore.devices import describe_device, single_threaded
+from nifcore.devices import describe_device
 from nifcore.errors import Cancelled, ImpossibleTarget
+from nifcore.eta import Eta
 from nifcore.events import (
     Checkpoint,
     Control,
@@ -59,6 +63,7 @@ from nifcore.rateguess import guess_bpp
 from nifcore.report import Report
 from nifcore.target import MOST_BPP, Target
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
+from nifcore.workload import Workload
 
 _EVENT_SECONDS = 0.1
 _PREVIEW_SECONDS = 0.5
@@ -104,8 +109,10 @@ class Session:
         self.asked_bytes = 0.0
         self.done_tiles: list[list[QuantisedTensor]] = []
         self.saved_fit: dict[str, Any] | None = None
+        self._saved_header: bytes | None = None
         # pace, for the ETA
         self._paced_from: tuple[float, int] | None = None
+        self._eta: Eta | None = None
         self._last_event = self._last_preview = -math.inf
         self._last_save = time.monotonic()
         # coded size, of finished tiles and of the one at work once its weights are rounded
@@ -222,8 +229,9 @@ class Session:
                 fit.load(self.saved_fit)
                 self.saved_fit = None
             self._paced_from = None
-            with single_threaded():
-                result = fit.run(self)
+            if self._eta is not None:
+                self._eta.begin_tile()
+            result = fit.run(self)
             if result is None:
                 self._save(fit)
                 raise Cancelled("cancelled by the caller")
@@ -238,8 +246,13 @@ class Session:
         """Make a plan the one at work; return what each of its tiles may cost."""
         self._plan = plan
         self.header = header = plan.header
+        under_way = self.saved_fit is not None or self.done_tiles
+        if under_way and self._saved_header not in (None, header_bytes(header)):
+            self.notes.append("the checkpoint's networks have other sizes: starting afresh")
+            self.done_tiles, self.saved_fit = [], None
         self._done_bits, self._tile_bits = [], None
         self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
+        self._eta = None if self.progress is None else self._new_eta(header)
         if self.recipe.published_bits is not None:
             return None
         return Budget(
@@ -299,15 +312,14 @@ class Session:
             bpp=None if self.progress is None else self._bpp(),
         )
         if fit is None:
-            return event
+            left = self._eta.closing(now) if self._eta and phase in ("code", "verify") else None
+            return replace(event, eta_seconds=left)
         cursor = fit.cursor
         if self._paced_from is None:
             self._paced_from = (now, cursor.done)
-        since, done = self._paced_from
         eta = None
-        if cursor.done - done >= 3:
-            left = fit.remaining + (header.tile_count - tile - 1) * fit.iterations
-            eta = (now - since) / (cursor.done - done) * left
+        if self._eta is not None:
+            eta = self._eta.fitting(now, tile, cursor.done, fit.remaining)
         preview = None
         pause = max(_PREVIEW_SECONDS, _PREVIEW_SHARE * self.seconds)
         if now - self._last_preview >= pause and cursor.done:
@@ -346,6 +358,17 @@ class Session:
             bits += left * planned
         return bits / self.pixels if math.isfinite(bits) else None
 
+    def _new_eta(self, header: Header) -> Eta:
+        """Return what tells the time left, with this machine's calibration if it has one."""
+        kernel, threads = self.kernel_name, torch.get_num_threads()
+        device = describe_device(self.device)
+        found = load_calibration(
+            calibration_file(cache_folder(), device, kernel, threads),
+            identity_of(device, kernel, threads),
+        )
+        durations = (found or ASSUMED).durations(Workload.of(self.recipe, header))
+        return Eta(durations, calibrated=found is not None)
+
     def _new_canvas(self, header: Header, kernel: Kernel) -> Canvas:
         """Return a canvas with the tiles that an earlier run finished."""
         canvas = Canvas(header, self.picture.pixels)
@@ -381,13 +404,18 @@ class Session:
             "passes": self.passes,
             "tried": [(size, db, _as_tensor(data)) for size, db, data in self.tried],
             "asked_bytes": self.asked_bytes,
+            "header": None if self.header is None else _as_tensor(header_bytes(self.header)),
             "tiles": [[_saved(t) for t in tile] for tile in self.done_tiles],
-            "fit": fit.state(),
+            "fit": self._fit_state(fit),
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.checkpoint.save(buffer.getvalue())
         self._last_save = time.monotonic()
+
+    def _fit_state(self, fit: TileFit) -> dict[str, Any]:
+        """Return what a run that goes on from here needs of the fits at work."""
+        return fit.state()
 
     def _resume(self) -> None:
         data = self.checkpoint.load() if self.checkpoint is not None else None
@@ -410,6 +438,8 @@ class Session:
         self.asked_bytes = state["asked_bytes"]
         self.done_tiles = [[_restored(t) for t in tile] for tile in state["tiles"]]
         self.saved_fit = state["fit"]
+        header = state.get("header")
+        self._saved_header = None if header is None else header.numpy().tobytes()
         self.notes.append(f"resumed from a checkpoint {self.earlier:.0f} s into the encode")
 
     # ------------------------------------------------------------------ measuring

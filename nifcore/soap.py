@@ -1,9 +1,13 @@
-"""SOAP: Adam run in the slowly rotating eigenbasis of Shampoo's preconditioner.
+"""SOAP: Adam run in the slowly rotating eigenbasis of Shampoo's preconditioner, cautiously.
 
 For a weight matrix with gradient G (m, n), keep running means of ``G G^T`` (m, m) and ``G^T G``
 (n, n), rotate every gradient into their eigenvectors, and let Adam work there. Vyas et al., "SOAP:
 Improving and Stabilizing Shampoo using Adam", https://arxiv.org/abs/2409.11321, algorithm 3. The
 matrices of NIF are small, so every side is preconditioned and refreshing costs little.
+
+Where the momentum and the present gradient disagree in sign, in the eigenbasis, nothing moves; what
+does move is scaled up to make up for it: Liang et al., "Cautious Optimizers: Improving Training
+with One Line of Code", https://arxiv.org/abs/2411.16085.
 """
 
 from __future__ import annotations
@@ -13,6 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from nifcore.flat import all_finite
+
+LEAST_AGREEMENT = 1e-3
+"""An update is scaled up as if at least this share of a tensor's entries agreed."""
 
 
 class Soap:
@@ -52,11 +61,16 @@ class Soap:
             self.bases.append([None if z is None else torch.eye(len(z)).to(z) for z in zeros])
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], rate: float) -> bool:
         """Update the parameters with learning rate ``rate``.
 
         The first call only measures the covariances, as the paper's implementation does.
+
+        Returns:
+            False where a gradient is not finite; then nothing has changed.
         """
+        if not all_finite(gradients):
+            return False
         self.iteration += 1
         count = self.iteration - 1
         for index, (p, g) in enumerate(zip(self.params, gradients, strict=True)):
@@ -72,9 +86,12 @@ class Soap:
             second.lerp_(rotated.square(), 1.0 - self.beta2)
             scale = (second / (1.0 - self.beta2**count)).sqrt_().add_(self.eps)
             update = self._rotate(index, momentum).div_(1.0 - self.beta1**count).div_(scale)
+            agreed = (update * rotated > 0).to(update)
+            update.mul_(agreed).div_(agreed.mean().clamp_min(LEAST_AGREEMENT))
             p.sub_(self._rotate_back(index, update), alpha=rate)
             if p.dim() == 2 and self.iteration % self.refresh == 0:
                 self._turn(index)
+        return True
 
     def _measure(self, index: int, g: Tensor) -> None:
         left, right = self.covariances[index]
@@ -97,7 +114,7 @@ class Soap:
             if covariance is None or basis is None:
                 continue
             estimate = (basis * (covariance @ basis)).sum(0)
-            order = torch.argsort(estimate, descending=True)
+            order = torch.argsort(estimate, descending=True, stable=True)
             self.second[index] = self.second[index].index_select(side, order)
             self.bases[index][side] = torch.linalg.qr(covariance @ basis[:, order]).Q
 

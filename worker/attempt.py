@@ -8,6 +8,7 @@
             cancel ─────────────────────────────►│ kill, cancelled
             finish ─────────────────────────────►│ the child keeps the best so far: as above
             worker stops ───────────────────────►│ checkpoint, back to the queue without a strike
+            its group is too much ──────────────►│ back to the queue without a strike
             picture, parameters ────────────────►│ outcome ─► fail
             crash, device ──────────────────────►│ back to the queue with a strike, after a pause
             storage away ───────────────────────►  back to the queue without a strike, after a pause
@@ -47,7 +48,7 @@ from jobs.settings import Settings
 from jobs.store import Claim
 from nifcore import read_header
 from worker import failures, messages
-from worker.child import EncodeChild, describe_end
+from worker.child import Encoder, describe_end
 from worker.flags import Flags
 from worker.keeper import LeaseKeeper
 from worker.scratch import scratch
@@ -78,11 +79,13 @@ class End:
         kind: ``done``, ``failed``, ``crashed``, ``cancelled`` or ``stopped``.
         report: what was measured, when done.
         failure: why it failed or crashed.
+        reason: why it was stopped.
     """
 
     kind: str
     report: Mapping[str, Any] | None = None
     failure: Failure | None = None
+    reason: str = "the worker stops"
 
 
 class CheckpointUploader:
@@ -124,10 +127,17 @@ class CheckpointUploader:
                 log.warning("checkpoint not kept", reason=str(error))
 
 
-def claim_job(service: JobService, job_id: str, worker: str, flags: Flags) -> Claim | None:
-    """Claim the job of a wake-up, or return None if it is not to be worked on by us now."""
+def claim_job(
+    service: JobService,
+    job_id: str,
+    worker: str,
+    flags: Flags,
+    *,
+    patience_seconds: float = CLAIM_PATIENCE_SECONDS,
+) -> Claim | None:
+    """Claim a job, or return None if it is not to be worked on by us now."""
     nonce = secrets.token_hex(8)
-    deadline = time.monotonic() + CLAIM_PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while not flags.stopping:
         try:
             return service.store.claim(job_id, worker=worker, nonce=nonce)
@@ -150,7 +160,8 @@ class Attempt:
         settings: limits and intervals.
         claim: what was claimed.
         flags: what the worker is told.
-        child: gives the process that will encode; called once.
+        child: gives what will encode; called once.
+        together: it shares its child with others, and what may be their doing is no fault of it.
     """
 
     def __init__(
@@ -159,9 +170,12 @@ class Attempt:
         settings: Settings,
         claim: Claim,
         flags: Flags,
-        child: Callable[[], EncodeChild],
+        child: Callable[[], Encoder],
+        *,
+        together: bool = False,
     ) -> None:
         self._service, self._settings, self._flags = service, settings, flags
+        self._together = together
         self._lease, self._record = claim.lease, claim.record
         self._tenant = claim.record.tenant
         self._make_child = child
@@ -253,11 +267,13 @@ class Attempt:
             case "cancelled":
                 return self._write(lambda: self._service.store.cancelled(self._lease)).state
             case "stopped":
-                return self._give_back("the worker stops")
+                return self._give_back(end.reason)
         assert end.failure is not None
+        reason = f"{end.failure.code}: {end.failure.message}"
+        if self._together and end.failure.code in failures.CROWDED:
+            return self._give_back(f"{reason} (beside others)")
         if end.kind == "failed" and end.failure.code in failures.FINAL:
             return self._fail(end.failure)
-        reason = f"{end.failure.code}: {end.failure.message}"
         log.warning("attempt failed, trying again", reason=reason, detail=end.failure.detail)
         return self._give_back(reason, strike=True, delay_seconds=self._settings.reaper_seconds)
 
@@ -292,7 +308,7 @@ class Attempt:
                 f"accepted were {wanted.size} bytes and {wanted.sha256}"
             )
 
-    def _watch(self, child: EncodeChild, uploader: CheckpointUploader) -> End:
+    def _watch(self, child: Encoder, uploader: CheckpointUploader) -> End:
         """Listen to the child and pass orders on until it ends or has to."""
         time_limit = time.monotonic() + self._settings.job_time_limit_seconds
         stop_limit = float("inf")
@@ -310,7 +326,7 @@ class Attempt:
                     case "done":
                         end = End("done", report=message["report"])
                     case "stopped":
-                        end = End("stopped")
+                        end = End("stopped", reason=message.get("reason", End.reason))
                     case "error":
                         end = End("failed", failure=_failure(message, child))
             now = time.monotonic()
@@ -472,36 +488,23 @@ def _preview(message: Mapping[str, Any]) -> Preview | None:
         return None
 
 
-def _failure(message: Mapping[str, Any], child: EncodeChild) -> Failure:
+def _failure(message: Mapping[str, Any], child: Encoder) -> Failure:
     code, text = str(message["code"]), str(message["message"])
     detail = child.last_words() if code == failures.UNEXPECTED else None
     return Failure(code, text, detail or None)
 
 
-def attempt_job(
+def work_on(
     service: JobService,
     settings: Settings,
-    job_id: str,
-    *,
-    worker: str,
+    claim: Claim,
     flags: Flags,
-    child: Callable[[], EncodeChild],
-    claimed: Callable[[Claim | None], None],
+    child: Callable[[], Encoder],
+    *,
+    together: bool = False,
 ) -> None:
-    """Claim the job of a wake-up and work on it; return when there is nothing more to do.
-
-    Args:
-        worker: id of this worker.
-        claimed: told of the claim, and of None when it is over.
-    """
-    claim = claim_job(service, job_id, worker, flags)
-    if claim is None:
-        return
-    claimed(claim)
-    try:
-        with structlog.contextvars.bound_contextvars(
-            job=job_id, tenant=claim.record.tenant, attempt=claim.lease.attempt
-        ):
-            Attempt(service, settings, claim, flags, child).run()
-    finally:
-        claimed(None)
+    """Work on a claimed job, its name in every line of the log; see `Attempt`."""
+    with structlog.contextvars.bound_contextvars(
+        job=claim.record.id, tenant=claim.record.tenant, attempt=claim.lease.attempt
+    ):
+        Attempt(service, settings, claim, flags, child, together=together).run()

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from worker import messages
 
@@ -25,6 +25,7 @@ PASSED_ON = (
     "TZ",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
+    "TRITON_CACHE_DIR",
     "NVIDIA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
     "NIF_KERNEL",
@@ -35,11 +36,18 @@ _LAST_WORDS = 4000
 _KILL_SECONDS = 10.0
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Return the child's environment: a few variables of ours, and how many threads to use."""
+def environment(threads: int, cache: Path | None = None) -> dict[str, str]:
+    """Return the child's environment: a few variables of ours, and how many threads to use.
+
+    Args:
+        threads: 0 leaves the choice to torch.
+        cache: takes the place of the user's cache folder.
+    """
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     if threads:
         passed["OMP_NUM_THREADS"] = str(threads)
+    if cache is not None:
+        passed["XDG_CACHE_HOME"] = str(cache)
     return passed | {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         # The usual check would make a context on the GPU, and hold memory there while idle.
@@ -47,8 +55,21 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
+class Encoder(Protocol):
+    """What an attempt needs of whatever encodes its picture."""
+
+    @property
+    def ended(self) -> bool: ...
+    def begin(self, task: messages.Task) -> None: ...
+    def order(self, order: messages.Order) -> None: ...
+    def listen(self, timeout_seconds: float) -> Iterator[dict[str, Any]]: ...
+    def wait(self) -> int: ...
+    def last_words(self) -> str: ...
+    def close(self) -> None: ...
+
+
 class EncodeChild:
-    """A child process: started, given one task, listened to, ended.
+    """A child process: started, given one task or a group of them, listened to, ended.
 
     Start it from a thread that lives as long as it: the kernel ends the child with that thread.
 
@@ -56,14 +77,14 @@ class EncodeChild:
         device: what the child says it computes on, None before it is ready.
     """
 
-    def __init__(self, *, threads: int = 0) -> None:
+    def __init__(self, *, threads: int = 0, cache: Path | None = None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.encode_child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=environment(threads),
+            env=environment(threads, cache),
             # Ctrl-C at a terminal is for the worker, which lets the child save its state.
             start_new_session=True,
         )
@@ -91,9 +112,14 @@ class EncodeChild:
         """Hand over the task; a child that died meanwhile shows it when listened to."""
         self._write(task.to_line())
 
-    def order(self, order: messages.Order) -> None:
-        """Ask something of the child."""
-        self._write(messages.line({"order": order}))
+    def begin_group(self, tasks: Sequence[messages.Task]) -> None:
+        """Hand over tasks to be done together; see `worker.group`."""
+        self._write(messages.group_line(tasks))
+
+    def order(self, order: messages.Order, member: int | None = None) -> None:
+        """Ask something of the child, about a member of its group if it has one."""
+        about = {} if member is None else {"member": member}
+        self._write(messages.line({"order": order, **about}))
 
     def _write(self, text: bytes) -> None:
         # A child that ended is found out by its end of output, with more to tell than this.

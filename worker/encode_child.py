@@ -15,25 +15,35 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from nifcore.errors import Cancelled, NifError
-from nifcore.events import Control, ProgressEvent
+from nifcore.events import Control, ControlFunction, ProgressEvent
 from nifcore.limits import Limits
 from nifcore.output import write_atomically
 from worker import lifeline, messages, rlimits
 from worker.failures import code_of
 
+if TYPE_CHECKING:
+    from nifcore.report import Encoded
+
 PROGRESS_SECONDS = 0.5
 
 _PREVIEW_QUALITIES = (75, 50, 25)
+
+
+class Teller(Protocol):
+    """Tells the parent of one task."""
+
+    def send(self, event: str, **values: Any) -> None: ...
 
 
 class Channel:
@@ -43,30 +53,45 @@ class Channel:
     def __init__(self) -> None:
         self._file: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
+        self._turn = threading.Lock()
+
+    def send(self, event: str, **values: Any) -> None:
+        """Send one message; from any thread."""
+        with self._turn:
+            self._file.write(messages.line({"event": event, **values}))
+
+
+class MemberChannel:
+    """The way to the parent for one task of a group."""
+
+    def __init__(self, channel: Channel, member: int) -> None:
+        self._channel, self._member = channel, member
 
     def send(self, event: str, **values: Any) -> None:
         """Send one message."""
-        self._file.write(messages.line({"event": event, **values}))
+        self._channel.send(event, member=self._member, **values)
 
 
 class Orders:
-    """Listens to the parent while the codec works, and is its control function."""
+    """Listens to the parent while the codec works, and is the control function of one task."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
-        self.latest: messages.Order | None = None
+        self._latest: dict[int | None, messages.Order] = {}
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
 
     def _listen(self) -> None:
         for text in self._source:
-            self.latest = messages.Order(json.loads(text)["order"])
+            values = json.loads(text)
+            self._latest[values.get("member")] = messages.Order(values["order"])
         os._exit(1)  # the parent is gone: nobody would take the result
 
-    def __call__(self) -> Control:
-        match self.latest:
+    def __call__(self, member: int | None = None) -> Control:
+        """Return what is wanted of the only task, or of a member of the group."""
+        match self._latest.get(member):
             case messages.Order.FINISH:
                 return Control.FINISH
-            case messages.Order.STOP:
+            case messages.Order.STOP | messages.Order.DROP:
                 return Control.CANCEL  # the codec saves a checkpoint on its way out
         return Control.CONTINUE
 
@@ -78,7 +103,7 @@ class FileCheckpoint:
         interval_seconds: how often the codec is to save.
     """
 
-    def __init__(self, path: Path, interval_seconds: float, channel: Channel) -> None:
+    def __init__(self, path: Path, interval_seconds: float, channel: Teller) -> None:
         self._path = path
         self._channel = channel
         self.interval_seconds = interval_seconds
@@ -125,7 +150,7 @@ class Reporter:
         preview_bytes: most bytes of each.
     """
 
-    def __init__(self, channel: Channel, previews: int, preview_bytes: int) -> None:
+    def __init__(self, channel: Teller, previews: int, preview_bytes: int) -> None:
         self._channel = channel
         self._preview_bytes = preview_bytes
         self._last = float("-inf")
@@ -178,7 +203,7 @@ def bounds_of(task: messages.Task, *, cpu: bool) -> rlimits.Bounds:
     )
 
 
-def work(task: messages.Task, channel: Channel, orders: Orders) -> None:
+def work(task: messages.Task, channel: Teller, control: ControlFunction) -> None:
     """Encode and write the file.
 
     Raises:
@@ -189,18 +214,90 @@ def work(task: messages.Task, channel: Channel, orders: Orders) -> None:
 
     device = resolve_device(task.device)
     rlimits.apply(bounds_of(task, cpu=device.type == "cpu"))
-    limits = Limits(max_pixels=task.max_pixels, max_file_bytes=task.max_file_bytes)
     encoded = encode(
         task.input,
         **task.parameters,
         device=str(device),
+        kernel=os.environ.get("NIF_KERNEL") or None,  # one of those that the parent hands on
         progress=Reporter(channel, task.previews, task.preview_bytes),
-        control=orders,
+        control=control,
         checkpoint=FileCheckpoint(Path(task.checkpoint), task.checkpoint_seconds, channel),
-        limits=limits,
+        limits=limits_of(task),
     )
+    hand_over(task, encoded, channel)
+
+
+def work_together(tasks: Sequence[messages.Task], channel: Channel, orders: Orders) -> None:
+    """Encode the pictures of a group; each is told of, and fails, by itself."""
+    from nifcore.devices import resolve_device
+    from nifcore.gpu.batch_encode import Job, encode_many
+
+    device = resolve_device(tasks[0].device)
+    rlimits.apply(bounds_of(tasks[0], cpu=device.type == "cpu"))
+    jobs, channels = [], []
+    for member, task in enumerate(tasks):
+        own = MemberChannel(channel, member)
+        channels.append(own)
+        jobs.append(
+            Job(
+                task.input,
+                **task.parameters,
+                progress=Reporter(own, task.previews, task.preview_bytes),
+                control=partial(orders, member),
+                checkpoint=FileCheckpoint(Path(task.checkpoint), task.checkpoint_seconds, own),
+                limits=limits_of(task),
+            )
+        )
+
+    def tell(member: int, result: Encoded | Exception) -> None:
+        own = channels[member]
+        if isinstance(result, Exception):
+            tell_error(result, own)
+            return
+        try:
+            hand_over(tasks[member], result, own)
+        except Exception as error:
+            # The other pictures' results are still to come.
+            tell_error(error, own)
+
+    encode_many(jobs, device=str(device), on_result=tell)
+
+
+def work_group(tasks: Sequence[messages.Task], channel: Channel, orders: Orders) -> None:
+    """Do a group; one that only one was left of is encoded as it would be alone."""
+    if len(tasks) > 1:
+        work_together(tasks, channel, orders)
+        return
+    own = MemberChannel(channel, 0)
+    try:
+        work(tasks[0], own, partial(orders, 0))
+    except Exception as error:
+        tell_error(error, own)
+
+
+def limits_of(task: messages.Task) -> Limits:
+    """Return the limits on a task's picture."""
+    return Limits(max_pixels=task.max_pixels, max_file_bytes=task.max_file_bytes)
+
+
+def hand_over(task: messages.Task, encoded: Encoded, channel: Teller) -> None:
+    """Write the file and tell that it is there."""
     write_atomically(task.output, encoded.data)
     channel.send("done", report=asdict(encoded.report))
+
+
+def tell_error(error: Exception, channel: Teller) -> int:
+    """Tell how a task ended that was not done, and return the exit code that goes with it."""
+    if isinstance(error, Cancelled):
+        channel.send("stopped")
+        return Cancelled.exit_code
+    if not isinstance(error, (NifError, MemoryError)):
+        # The parent keeps the end of standard error with the failure.
+        sys.excepthook(type(error), error, error.__traceback__)
+    exit_code = error.exit_code if isinstance(error, NifError) else 1
+    message = (str(error) or type(error).__name__)[: messages.LONGEST_MESSAGE]
+    channel.send("error", code=code_of(error), message=message, exit_code=exit_code)
+    return exit_code
 
 
 def device_kind() -> str:
@@ -223,26 +320,16 @@ def main() -> int:
     text = sys.stdin.buffer.readline()
     if not text:
         return 0  # the parent had no use for this child
-    task = messages.Task.from_line(text)
+    task = messages.read_tasks(text)
+    orders = Orders(sys.stdin.buffer)
     try:
-        work(task, channel, Orders(sys.stdin.buffer))
-    except Cancelled:
-        channel.send("stopped")
-        return Cancelled.exit_code
+        if isinstance(task, messages.Task):
+            work(task, channel, orders)
+        else:
+            work_group(task, channel, orders)
     except Exception as error:
-        if not isinstance(error, (NifError, MemoryError)):
-            # The parent keeps the end of standard error with the failure.
-            faulthandler.disable()
-            sys.excepthook(type(error), error, error.__traceback__)
-        message = str(error) or type(error).__name__
-        exit_code = error.exit_code if isinstance(error, NifError) else 1
-        channel.send(
-            "error",
-            code=code_of(error),
-            message=message[: messages.LONGEST_MESSAGE],
-            exit_code=exit_code,
-        )
-        return exit_code
+        faulthandler.disable()
+        return tell_error(error, channel)
     return 0
 
 

@@ -81,6 +81,10 @@ FINAL = frozenset(cause.code for cause in _CAUSES if cause.final)
 """Codes with which the job fails at once."""
 
 
+CROWDED = frozenset({OUT_OF_MEMORY, TIME_LIMIT})
+"""Codes that, beside others, say nothing of the job itself: it is tried again alone."""
+
+
 def code_of(error: BaseException) -> str:
     """Return the code of an exception from the codec or around it."""
     if isinstance(error, errors.DeviceError) and isinstance(error.__cause__, MemoryError):

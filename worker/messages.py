@@ -4,6 +4,7 @@
 
     child ──► {"event": "ready", "device": ...}              torch is loaded, a task may come
     parent ─► {"input": ..., "parameters": {...}, ...}       the task, once
+              {"tasks": [{...}, ...]}                        or a group of them
     child ──► {"event": "progress", "phase": ..., ...}       at most twice a second
     child ──► {"event": "preview", "data": base64, ...}      a few times, if asked for
     child ──► {"event": "checkpoint", "bytes": ...}          the checkpoint file was replaced
@@ -11,16 +12,18 @@
     child ──► {"event": "done", "report": {...}}             the output file is there
               {"event": "stopped"}                           the checkpoint file is up to date
               {"event": "error", "code": ..., "message": ..., "exit_code": ...}
+
+Of a group, every message and every order has a ``member`` too, the place of its task in the list.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 LONGEST_LINE = 1 << 20
 LONGEST_MESSAGE = 2000
@@ -33,6 +36,8 @@ class Order(StrEnum):
     """Keep the best so far: quantise, code and measure it."""
     STOP = "stop"
     """Save a checkpoint and end."""
+    DROP = "drop"
+    """Leave this picture, of a group, to itself and say "stopped": nobody wants it any more."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,18 @@ class Task:
         """Return the task as it is sent."""
         return line(asdict(self))
 
-    @classmethod
-    def from_line(cls, text: bytes) -> Self:
-        """Build from what ``to_line`` wrote."""
-        return cls(**json.loads(text))
+
+def group_line(tasks: Sequence[Task]) -> bytes:
+    """Return a group of tasks as it is sent."""
+    return line({"tasks": [asdict(task) for task in tasks]})
+
+
+def read_tasks(text: bytes) -> Task | list[Task]:
+    """Return the task that ``Task.to_line`` wrote, or the group that ``group_line`` wrote."""
+    values = json.loads(text)
+    if "tasks" in values:
+        return [Task(**each) for each in values["tasks"]]
+    return Task(**values)
 
 
 def line(values: Mapping[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from jobs.logs import get_logger
 from jobs.record import Lease
 from jobs.service import JobService
 from jobs.settings import Settings
-from jobs.workers import WorkerInfo
+from jobs.workers import CALIBRATION, WorkerInfo
 from worker.flags import Flags
 from worker.load import LoadMeter
 
@@ -38,8 +39,10 @@ class Presence:
         self._worker, self._queue, self._flags = worker, queue, flags
         self._started_at = datetime.now(UTC)
         self._lease: Lease | None = None
+        self._together = 0
         self._device = settings.device
         self._pid: int | None = None
+        self._calibration: Mapping[str, Any] | None = None
         self._meter = LoadMeter()
         self._changed = threading.Event()
         self._over = False
@@ -49,9 +52,9 @@ class Presence:
         """Begin to beat."""
         self._thread.start()
 
-    def working_on(self, lease: Lease | None) -> None:
-        """Show this job, or none."""
-        self._lease = lease
+    def working_on(self, lease: Lease | None, together: int = 1) -> None:
+        """Show this job, and how many are at work with it, or none."""
+        self._lease, self._together = lease, together
         self._changed.set()
 
     def uses(self, device: str, child: int | None) -> None:
@@ -59,6 +62,11 @@ class Presence:
         if device != self._device or child != self._pid:
             self._device, self._pid = device, child
             self._changed.set()
+
+    def calibrated(self, calibration: Mapping[str, Any]) -> None:
+        """Publish how fast this worker's machine encodes."""
+        self._calibration = calibration
+        self._changed.set()
 
     def stop(self) -> None:
         """Take leave of the registry."""
@@ -77,8 +85,14 @@ class Presence:
             job_id=None if lease is None else lease.job_id,
             attempt=None if lease is None else lease.attempt,
             started_at=self._started_at,
-            facts=facts(self._pid) | self._load(),
+            facts=facts(self._pid) | self._load() | self._company() | self._speed(),
         )
+
+    def _company(self) -> dict[str, Any]:
+        return {} if self._lease is None or self._together < 2 else {"together": self._together}
+
+    def _speed(self) -> dict[str, Any]:
+        return {} if self._calibration is None else {CALIBRATION: self._calibration}
 
     def _load(self) -> dict[str, Any]:
         pids = [os.getpid()] if self._pid is None else [os.getpid(), self._pid]

@@ -29,7 +29,8 @@ router = APIRouter(prefix="/v1/estimate", tags=["jobs"])
 async def estimate(request: Request, shared: Shared, caller: Reader) -> views.EstimateView:
     """Tell about how long a picture of that size would take, and how large its file would be.
 
-    The time follows pixels, passes and weights; its scale is measured on finished jobs.
+    The time is what the workers' machines, having measured themselves, are expected to take,
+    corrected by what the latest finished jobs took.
     """
     asked = await bodies.read_json(request, shared.settings, EstimateFields)
     parameters = Parameters(

@@ -14,10 +14,9 @@ pictures are one batch, and a session that tries several rates comes back with i
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +32,7 @@ from nifcore.fit import FitResult, Monitor, TileFit
 from nifcore.gpu.account import Account
 from nifcore.gpu.base import BatchKernel, BatchKernelFactory
 from nifcore.gpu.batch_fit import BatchFit, Company, Outcome, Seat, company_of
+from nifcore.gpu.stacked import StackedKernel
 from nifcore.header import Extension, Header
 from nifcore.kernels import Kernel, make_kernel
 from nifcore.limits import Limits
@@ -42,6 +42,9 @@ from nifcore.presets import DEFAULT_EFFORT, find_recipe
 from nifcore.report import Encoded
 from nifcore.session import Session
 from nifcore.target import make_target
+
+_BESIDE = "beside"
+"""In the state of the first of several tiles at work: the states of the others."""
 
 MOST_TOGETHER = 64
 """More networks in one launch gain nothing: the device is full."""
@@ -66,45 +69,25 @@ class Job:
     limits: Limits = field(default_factory=Limits)
 
 
-def likeness(
-    width: int, height: int, channels: int, parameters: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """Return a key that is equal for jobs worth gathering, from what is known before decoding.
-
-    Sides count in steps of an eighth of an octave, as plans hardly differ within one; which fits
-    do go together is decided exactly, by :func:`~nifcore.gpu.batch_fit.company_of`.
-
-    Args:
-        parameters: keyword arguments of ``encode`` that say what is wanted.
-    """
-    wanted = tuple(
-        (name, parameters[name])
-        for name in ("preset", "effort", "quality", "psnr", "bpp", "max_bytes")
-        if parameters.get(name) is not None
-    )
-    return (_class_of(width), _class_of(height), channels, wanted)
-
-
-def _class_of(side: int) -> int:
-    return round(8 * math.log2(max(1, side)))
-
-
 def encode_many(
     jobs: Sequence[Job],
     *,
     device: str = "auto",
     kernel: BatchKernelFactory | None = None,
     together: int = MOST_TOGETHER,
+    on_result: Callable[[int, Encoded | Exception], None] | None = None,
 ) -> list[Encoded | Exception]:
     """Encode several pictures; fits that go together run as one batch.
 
     Callbacks of the jobs are called from this thread and from one thread per job, never two of one
-    job at once.
+    job at once. What a batch cannot do, a job tries alone, one after the other.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
         kernel: batched implementation, or None for the device's own.
         together: most networks in one batch.
+        on_result: called with a job's place and its result as soon as it is there, while others
+            may still be at work; from the job's own thread. It must not raise.
 
     Returns:
         Per job its result, or the exception that :func:`nifcore.encoder.encode` would have raised.
@@ -127,6 +110,8 @@ def encode_many(
             results[index] = error
         finally:
             gathering.leave()
+        if on_result is not None:
+            on_result(index, _present(results[index]))
 
     threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(jobs))]
     gathering.expect(len(threads))
@@ -141,13 +126,14 @@ def encode_many(
 
 def kernel_for(device: torch.device) -> BatchKernelFactory:
     """Return the batched implementation for a device: Triton on CUDA, batched torch on a CPU."""
-    if device.type == "cuda":
-        from nifcore.gpu.fused import batch_kernel
+    return _triton if device.type == "cuda" else StackedKernel
 
-        return batch_kernel
-    from nifcore.gpu.stacked import StackedKernel
 
-    return StackedKernel
+def _triton(arch: Architecture) -> BatchKernel:
+    # loaded only when used: Triton is not everywhere, and what lacks it encodes otherwise
+    from nifcore.gpu.fused import batch_kernel
+
+    return batch_kernel(arch)
 
 
 def _kernel_alone(arch: Architecture, device: torch.device) -> Kernel:
@@ -169,6 +155,8 @@ class Gathering:
 
     def __init__(self, kernel: BatchKernelFactory, together: int = MOST_TOGETHER) -> None:
         self._kernel, self._together = kernel, together
+        self.alone = threading.Lock()
+        """Held by a session that fits by itself what the batch could not."""
         self._kernels: dict[Architecture, BatchKernel] = {}
         self._news = threading.Condition()
         self._running = 0
@@ -214,39 +202,46 @@ class Gathering:
                     return
                 errands, self._waiting = self._waiting, []
             self._run_all(errands)
-            for errand in errands:
-                errand.done.set()
 
     def _run_all(self, errands: Sequence[_Errand]) -> None:
-        """Sort fits by company and run each company, in as many batches as it takes."""
+        """Sort fits by company and run each company, in as many batches as it takes.
+
+        The largest goes first, and a session goes on as soon as its own fits are done: none waits
+        for one that is unlike the others, and one that is done early does not wait for them.
+        """
         companies: dict[tuple[Company, int], list[tuple[Seat, Monitor, _Errand]]] = {}
         for errand in errands:
             for seat, monitor in zip(errand.seats, errand.monitors, strict=True):
                 # one that an earlier run began keeps no step with the others
                 key = company_of(seat), id(seat) if seat.cursor.done else 0
                 companies.setdefault(key, []).append((seat, monitor, errand))
-        for company in companies.values():
+        for company in sorted(companies.values(), key=len, reverse=True):
             for start in range(0, len(company), self._together):
                 self._run(company[start : start + self._together])
 
     def _run(self, members: Sequence[tuple[Seat, Monitor, _Errand]]) -> None:
         seats = [seat for seat, _, _ in members]
         monitors = [monitor for _, monitor, _ in members]
-        outcomes: Sequence[Outcome]
+        errands = {id(seat): errand for seat, _, errand in members}
+
+        def settled(seat: Seat, outcome: Outcome) -> None:
+            errands.pop(id(seat)).settle(seat, outcome)
+
         try:
             if seats[0].cursor.done or (len(seats) == 1 and not _worth_it(seats[0])):
-                pairs = zip(seats, monitors, strict=True)
-                outcomes = [_alone(seat, monitor) for seat, monitor in pairs]
-            else:
-                account = None
-                if seats[0].target.device.type == "cuda" and seats[0].budget is not None:
-                    account = Account(members[0][2].header, seats[0].target.device)
-                outcomes = BatchFit(seats, self.kernel_of(seats[0].arch), monitors, account).run()
+                for seat, monitor in zip(seats, monitors, strict=True):
+                    settled(seat, _alone(seat, monitor))
+                return
+            account = None
+            if seats[0].target.device.type == "cuda" and seats[0].budget is not None:
+                account = Account(members[0][2].header, seats[0].target.device)
+            kernel = self.kernel_of(seats[0].arch)
+            BatchFit(seats, kernel, monitors, account, settled).run()
         except Exception as error:
             # The sessions wait: each must hear of it.
-            outcomes = [error] * len(seats)
-        for (seat, _, errand), outcome in zip(members, outcomes, strict=True):
-            errand.outcomes[id(seat)] = outcome
+            for seat in seats:
+                if id(seat) in errands:
+                    settled(seat, error)
 
 
 def _worth_it(seat: Seat) -> bool:
@@ -272,71 +267,133 @@ class _Errand:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
 
+    def settle(self, seat: Seat, outcome: Outcome) -> None:
+        """Note what became of a fit; with the last one the session goes on."""
+        self.outcomes[id(seat)] = outcome
+        if len(self.outcomes) == len(self.seats):
+            self.done.set()
+
 
 class BatchSession(Session):
-    """A session whose tiles are fitted together, and with those of other sessions."""
+    """A session whose tiles are fitted together, and with those of other sessions.
+
+    Where that fails, they are fitted one by one as anywhere else, and the report says so: what is
+    there for speed must not cost a picture.
+    """
 
     gathering: Gathering | None = None
     """Where the fits of several sessions meet; one by itself needs none."""
+    _tiles: Sequence[Seat] = ()
+    """Fits at work together; none while they go one by one."""
+    _pace: tuple[float, int] | None = None
+    _cancelled = False
+    _raised: Exception | None = None
+    """What a callback of the caller raised: no failure of the batch."""
 
     def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
-        header = plan.header
+        saved, tiles, passes = self.saved_fit, len(self.done_tiles), self.passes
+        try:
+            return self._encode_together(plan, extensions)
+        except Exception as error:
+            if isinstance(error, Cancelled) or error is self._raised:
+                raise
+            if self.kernel_name is not None:
+                raise DeviceError(
+                    f"the kernel {self.kernel_name!r} failed: {_first_line(error)}"
+                ) from error
+            reason = _first_line(error)
+        finally:
+            self._tiles = ()
+        # outside of the handler, which would keep the batch's tensors alive
+        self.saved_fit, self.passes = saved, passes
+        del self.done_tiles[tiles:]
+        assert self.gathering is not None
+        with self.gathering.alone:
+            self.say(f"the batched kernel failed ({reason}): tiles fitted one by one instead")
+            return super()._encode_plan(plan, extensions)
+
+    def _encode_together(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
+        if self.gathering is None:
+            self.gathering = Gathering(kernel_for(self.device))
+        self._plan, header = plan, plan.header
         kernel = _kernel_alone(plan.arch, self.device)
         budget = self._begin(plan, kernel)
         seats = []
         for index in range(len(self.done_tiles), header.tile_count):
             target = self._tile_target(header, index)
-            seat = Seat(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
-            if self.saved_fit is not None:
-                seat.load(self.saved_fit)
-                self.saved_fit = None
-            seats.append(seat)
-        if self.gathering is None:
-            self.gathering = Gathering(kernel_for(self.device))
+            seats.append(Seat(plan.arch, kernel, target, self.recipe, budget, self.seed + index))
+        if self.saved_fit is not None:
+            states = [self.saved_fit, *self.saved_fit.get(_BESIDE, [])]
+            for seat, state in zip(seats, states, strict=False):
+                seat.load(state)
+            self.saved_fit = None
         self.kernel_used = self.gathering.kernel_of(plan.arch).name
-        self._tiles = seats
+        self._tiles, self._pace = seats, None
         self._paced_from = None
-        outcomes = self.gathering.fit(header, seats, [self] * len(seats))
+        outcomes = self.gathering.fit(header, seats, [self] * len(seats)) if seats else []
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+        if None in outcomes:
+            self._save(seats[0])
+            raise Cancelled("cancelled by the caller")
         for outcome in outcomes:
-            if outcome is None:
-                raise Cancelled("cancelled by the caller")
             assert isinstance(outcome, FitResult)
             self._take(outcome, header)
         self._emit(self._event("code", None))
         return pack(replace(header, extensions=extensions), self.done_tiles)
 
     def tick(self, fit: TileFit) -> Control:
-        speaker = next((t for t in self._tiles if t.batch is not None), self._tiles[0])
+        if self._raised is not None:
+            raise self._raised
+        try:
+            return self._tick(fit)
+        except Exception as error:
+            self._raised = error
+            raise
+
+    def _tick(self, fit: TileFit) -> Control:
+        speaker = next((tile for tile in self._tiles if tile.batch is not None), fit)
         if fit is not speaker and not self._finish:
             # The first tile speaks for all, which move in step; all hear what it hears.
             return Control.CANCEL if self._cancelled else Control.CONTINUE
-        wish = super().tick(fit)
+        wish = Control.CANCEL if self._cancelled else super().tick(fit)
         self._cancelled = self._cancelled or wish is Control.CANCEL
         return wish
 
-    _tiles: list[Seat]
-    _cancelled = False
+    def say(self, message: str) -> None:
+        try:
+            super().say(message)
+        except Exception as error:
+            # Raised at the next tick: from here it would end the fits of others, too.
+            self._raised = error
 
-    def _save(self, fit: TileFit) -> None:
-        # A checkpoint holds one fit at work: of several, none could be resumed by itself.
-        if len(self._tiles) == 1:
-            super()._save(fit)
-        else:
-            self._last_save = time.monotonic()
+    def _fit_state(self, fit: TileFit) -> dict[str, Any]:
+        if len(self._tiles) < 2:
+            return super()._fit_state(fit)
+        first, *others = (tile.state() for tile in self._tiles)
+        return {**first, _BESIDE: others}
 
     def _event(self, phase: Phase, fit: TileFit | None) -> ProgressEvent:
         event = super()._event(phase, fit)
-        if fit is None or len(self._tiles) == 1:
+        if fit is None or len(self._tiles) < 2:
             return event
-        count, cursor = event.tiles, fit.cursor
+        done = sum(tile.cursor.done for tile in self._tiles)
+        if self._pace is None:
+            self._pace = time.monotonic(), done
+        since, before = self._pace
         eta = None
-        if self._paced_from is not None and cursor.done - self._paced_from[1] >= 3:
-            since, done = self._paced_from
-            eta = (time.monotonic() - since) / (cursor.done - done) * fit.remaining
-        return replace(event, iteration=cursor.done * count, eta_seconds=eta)
+        if done - before >= 3 * len(self._tiles):
+            left = sum(tile.remaining for tile in self._tiles)
+            eta = (time.monotonic() - since) / (done - before) * left
+        earlier = fit.iterations * len(self.done_tiles)
+        return replace(event, iteration=earlier + done, eta_seconds=eta)
+
+
+def _first_line(error: Exception) -> str:
+    """Return what happened in one line: compilers tell whole stories."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def _encode(job: Job, device: torch.device, gathering: Gathering) -> Encoded:

@@ -20,7 +20,7 @@ next looks, at the end of the pass; the monitors are asked before every iteratio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,7 @@ class BatchFit:
         kernel: batched implementation to run.
         monitors: one per fit.
         account: chooses the steps of all on the device; None lets every fit do it on the host.
+        settled: told what became of a fit as soon as that is known, while others go on.
 
     Raises:
         UsageError: the fits do not go together, or have begun.
@@ -138,6 +139,7 @@ class BatchFit:
         kernel: BatchKernel,
         monitors: Sequence[Monitor],
         account: Account | None = None,
+        settled: Callable[[Seat, Outcome], None] | None = None,
     ) -> None:
         companies = {company_of(seat) for seat in seats}
         if len(companies) != 1 or any(seat.cursor.done for seat in seats):
@@ -148,6 +150,7 @@ class BatchFit:
             )
         first = seats[0]
         self.account = account
+        self._settled = settled
         self.arch, self.recipe, self.kernel = first.arch, first.recipe, kernel
         self.device = first.target.device
         self.layout = Layout(self.arch)
@@ -206,7 +209,7 @@ class BatchFit:
                 self._end_step()
         for seat in list(self.seats):
             self._leave(seat)
-            self._outcomes[id(seat)] = seat._result()
+            self._settle(seat, seat._result())
         return [self._outcomes[id(seat)] for seat in everyone]
 
     @property
@@ -235,7 +238,12 @@ class BatchFit:
                 outcome = error
                 if seat in self.seats:
                     self._leave(seat)
-            self._outcomes[id(seat)] = outcome
+            self._settle(seat, outcome)
+
+    def _settle(self, seat: Seat, outcome: Outcome) -> None:
+        self._outcomes[id(seat)] = outcome
+        if self._settled is not None:
+            self._settled(seat, outcome)
 
     # ------------------------------------------------------------------ stages, steps, passes
 
@@ -305,15 +313,19 @@ class BatchFit:
             accumulated.zero_()
         self._drawn = [[] for _ in self.seats]
         self._at = 0
-        fallen = []
+        fallen, collapsed = [], []
         for seat, mean, loss, has_diverged in zip(self.seats, *seen, strict=True):
             if has_diverged:
                 fallen.append(seat)
             elif math.isfinite(mean):
                 seat.cursor.loss = loss
                 seat.cursor.psnr_db = 10.0 * math.log10(4.0 / max(mean, 1e-12))
+                if seat.collapsed(mean):
+                    collapsed.append(seat)
         if fallen:
             self._recover(fallen)
+        for seat in collapsed:
+            self._start_again(seat)
 
     def _recover(self, fallen: Sequence[Seat]) -> None:
         """Take items back to their best state with half the learning rate and fresh moments."""
@@ -323,10 +335,11 @@ class BatchFit:
             cursor.recoveries += 1
             if cursor.recoveries > single._RECOVERIES:
                 self._leave(seat)
-                self._outcomes[id(seat)] = FitDiverged(
+                diverged = FitDiverged(
                     f"fitting diverged {cursor.recoveries} times in spite of "
                     f"learning rates down to {cursor.rate_scale:g} of the preset's"
                 )
+                self._settle(seat, diverged)
                 continue
             cursor.rate_scale *= 0.5
             row = self.seats.index(seat)
@@ -336,6 +349,19 @@ class BatchFit:
                 "the fit diverged: back to the best state with the learning rate halved "
                 f"(recovery {cursor.recoveries} of {single._RECOVERIES})"
             )
+
+    def _start_again(self, seat: Seat) -> None:
+        """Let a collapsed fit begin from other weights; it goes on alone, the others are ahead."""
+        monitor = self.monitors[id(seat)]
+        outcome: Outcome
+        self._leave(seat)
+        try:
+            seat._start_again(monitor)
+            outcome = seat.run(monitor)
+        except Exception as error:
+            # as in _ask: one item's trouble stays its own
+            outcome = error
+        self._settle(seat, outcome)
 
     def _end_step(self) -> None:
         clock, stage = self._clock, self.seats[0].stage

@@ -41,7 +41,8 @@ class Recorder:
             if self._pool is None:
                 # shared, as replays never overlap and leave nothing behind in it
                 self._pool = torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # other threads may allocate meanwhile: pictures of the same call that are measured
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
         graph.replay()
 

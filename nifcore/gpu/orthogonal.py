@@ -17,10 +17,7 @@ the first round left only noise. ``tests/nifcore/gpu/test_orthogonal.py`` holds 
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
-
-from nifcore.gpu.basis_programs import orthonormal_panel
 
 _PANEL = 32
 _PASSES = 3
@@ -41,6 +38,11 @@ def gram_schmidt(matrices: Tensor) -> Tensor:
     Columns that depend on those before, zero ones among them, are replaced by something
     orthogonal.
     """
+    # loaded only where it runs: on a CPU the batches do without Triton
+    import triton
+
+    from nifcore.gpu.basis_programs import orthonormal_panel
+
     count, n, _ = matrices.shape
     # squares of tiny columns would vanish
     left = matrices / matrices.abs().amax(1, keepdim=True).clamp_min(1e-37)

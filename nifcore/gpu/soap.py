@@ -7,6 +7,7 @@ can be part of a recorded graph; except :meth:`BatchSoap.begin`, which decompose
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from nifcore.gpu.layout import Layout
 from nifcore.gpu.orthogonal import orthonormal
+from nifcore.soap import LEAST_AGREEMENT
 
 
 class BatchOptimiser(Protocol):
@@ -76,6 +78,9 @@ class BatchSoap:
         self.counts = weights.new_zeros(len(weights), 1)
         self.momentum = torch.zeros_like(weights)
         self.second = torch.zeros_like(weights)
+        self._owners = layout.owners(weights.device)
+        sizes = [math.prod(shape) for shape in layout.shapes]
+        self._sizes = torch.tensor(sizes, dtype=weights.dtype, device=weights.device)
         self.matrices = [i for i, shape in enumerate(layout.shapes) if len(shape) == 2]
         # per matrix and side, None where a side is unrotated
         self.covariances: list[list[Tensor | None]] = []
@@ -131,13 +136,17 @@ class BatchSoap:
         """Adam in the eigenbases; items that are not ``live`` (B, 1) stay as they are."""
         one = 1.0 if live is None else live
         self.counts += one
-        rotated = self._rotated(gradient).square_()
+        rotated = self._rotated(gradient)
         self.momentum += (gradient - self.momentum) * ((1.0 - self.beta1) * one)
-        self.second += (rotated - self.second) * ((1.0 - self.beta2) * one)
+        self.second += (rotated.square() - self.second) * ((1.0 - self.beta2) * one)
         counts = self.counts.clamp_min(1.0)
         scale = (self.second / (1.0 - self.beta2**counts)).sqrt_().add_(self.eps)
         update = self._rotated(self.momentum)
         update.div_(1.0 - self.beta1**counts).div_(scale)
+        agreed = (update * rotated > 0).to(update)
+        shares = self._sizes.new_zeros(len(update), len(self._sizes))
+        shares.index_add_(1, self._owners, agreed).div_(self._sizes).clamp_min_(LEAST_AGREEMENT)
+        update.mul_(agreed).div_(shares.index_select(1, self._owners))
         self._rotate_back(update)
         self.weights -= update * (rate[:, None] * one)
 

@@ -28,7 +28,7 @@ _KERNELS: dict[str, tuple[KernelFactory, str]] = {
     "chunked": (ChunkedKernel, "hand-written forward and backward in cache-sized chunks"),
     "compiled": (CompiledKernel, "torch.compile of the reference; slow first use"),
     "reference": (ReferenceKernel, "plain torch with autograd; slowest, the truth for the others"),
-    "triton": (_triton, "Triton programs for a CUDA device; used when asked for"),
+    "triton": (_triton, "Triton programs; fit on a CUDA device unless another kernel is asked for"),
 }
 """Every kernel by name, best first: the first that this installation has is the default."""
 

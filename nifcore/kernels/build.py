@@ -1,4 +1,4 @@
-"""Compiling the fused kernel: at installation by ``setup.py``, else at first use.
+"""Compiling the fused kernel and the optimiser: at installation by ``setup.py``, else at first use.
 
 The library has a plain C interface and links to nothing but the C++ runtime, so one file serves
 every version of Python and of torch. Standard library only: ``setup.py`` loads this module by its
@@ -28,6 +28,7 @@ _FLAGS = (
     "-fvisibility=hidden",
     "-ffp-contract=fast",  # a * b + c in one instruction, in clang too; reassociation stays off
     "-Wno-psabi",
+    "-fno-math-errno",  # or square roots are taken one by one
     "-pthread",
 )
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")
@@ -100,10 +101,10 @@ def compile_library(target: Path, compilers: Sequence[str] = _COMPILERS) -> None
             *(f"-DNIF_WITH_{n.upper()}" for n in known),
         ]
         library = f"{folder}/{LIBRARY}"
-        objects = [made(name) for name in ("fused", "portable", *known)]
+        objects = [made(name) for name in ("fused", "soap", "portable", *known)]
         for failure in (
             portable,
-            *_run_together([compiled("fused", *marks)]),
+            *_run_together([compiled("fused", *marks), compiled("soap")]),
             *_run_together([[compiler, "-shared", "-pthread", *objects, "-o", library]]),
         ):
             if failure is not None:

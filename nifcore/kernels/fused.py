@@ -106,6 +106,11 @@ def _open(path: Path, mark: str) -> Library | None:
     handle.nif_plan_free.argtypes = [ctypes.c_void_p]
     handle.nif_forward.argtypes = [*grid, ctypes.c_int32]
     handle.nif_gradient.argtypes = [*grid, *loss, *results, ctypes.c_int32]
+    handle.nif_soap_new.restype = ctypes.c_void_p
+    handle.nif_soap_new.argtypes = [ctypes.c_char_p, ctypes.c_int32, *[ctypes.c_void_p] * 2]
+    handle.nif_soap_free.restype = None
+    handle.nif_soap_free.argtypes = [ctypes.c_void_p]
+    handle.nif_soap_step.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 4]
     return Library(handle, tuple(handle.nif_isas().decode().split(",")))
 
 
@@ -161,12 +166,11 @@ class FusedKernel:
             )
         self.arch = arch
         self.instruction_set = chosen
-        self._threads = threads or torch.get_num_threads()
+        self.threads = threads or torch.get_num_threads()
         self._plan = _Plan(library, arch, chosen)
         self._forward = library.handle.nif_forward
         self._gradient = library.handle.nif_gradient
-        self._shapes = arch.shapes
-        self._sizes = [math.prod(shape) for shape in self._shapes]
+        self._sizes = [math.prod(shape) for shape in arch.shapes]
         self._ends = list(accumulate(self._sizes))
         self._others: ChunkedKernel | None = None
 
@@ -174,7 +178,7 @@ class FusedKernel:
     def _substitute(self) -> ChunkedKernel:
         """What computes the calls that this kernel does not take."""
         if self._others is None:
-            self._others = ChunkedKernel(self.arch, threads=self._threads)
+            self._others = ChunkedKernel(self.arch, threads=self.threads)
         return self._others
 
     def _takes(self, params: Sequence[Tensor], grid: Grid) -> bool:
@@ -193,7 +197,7 @@ class FusedKernel:
             grid.rows,
             grid.cols,
             output.data_ptr(),
-            self._threads,
+            self.threads,
         )
         return output if _succeeded(status) else self._substitute.forward(params, grid)
 
@@ -224,12 +228,12 @@ class FusedKernel:
             1.0 / target.numel(),
             flat.data_ptr(),
             sums,
-            self._threads,
+            self.threads,
         )
         if not _succeeded(status):
             return self._substitute.loss_and_gradient(params, grid, target, objective)
         parts = torch.split_with_sizes(flat, self._sizes)
-        gradients = [part.view(s) for part, s in zip(parts, self._shapes, strict=True)]
+        gradients = [part.view_as(w) for part, w in zip(parts, weights, strict=True)]
         if value is None:
             value = torch.tensor(sums[1] / target.numel())
         return value, gradients, torch.tensor(sums[0] / target.numel())

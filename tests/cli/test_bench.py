@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from nifcore import kernels
-from nifcore.cli.bench import Curve, read_curves
+from nifcore.bdrate import bd_psnr, bd_rate
+from nifcore.cli.curves import Curve, read_curves
 from nifcore.errors import InputError
 from tests.cli.conftest import HEIGHT, WIDTH, Coded
 from tests.cli.program import nif_here
@@ -37,7 +39,18 @@ def test_every_combination_is_run_and_averaged(
     runs, means = document["runs"], document["means"]
     assert [each["asked"] for each in runs] == ["effort 1, 2 bpp"] * 2 + ["effort 1, 4 bpp"] * 2
     assert run.objects == [
-        {"schema_version": 1} | each for each in (*runs[:2], means[0], *runs[2:], means[1])
+        {"schema_version": 1} | each
+        for each in (*runs[:2], means[0], *runs[2:], means[1], *document["bd"])
+    ]
+    ours = [(each["bpp"], each["psnr_db"]) for each in means]
+    theirs = [(each["bpp"], each["psnr"]) for each in POINTS]
+    assert document["bd"] == [
+        {
+            "asked": "effort 1",
+            "codec": "CODEC",
+            "bd_rate_percent": pytest.approx(bd_rate(theirs, ours)),
+            "bd_psnr_db": pytest.approx(bd_psnr(theirs, ours)),
+        }
     ]
     assert runs[2]["bytes"] == coded.file.stat().st_size
     assert runs[2]["psnr_db"] == coded.said["psnr_db"]
@@ -60,6 +73,40 @@ def test_the_table_for_people(coded: Coded, published: Path) -> None:
     assert row.split()[-4] == f"{coded.said['bpp']:.3f}"
     assert mean.startswith("mean of 1")
     assert rival.split()[0] == "CODEC"
+
+
+def test_a_stopped_benchmark_goes_on_where_it_was(coded: Coded, tmp_path: Path) -> None:
+    output, plot = tmp_path / "out.json", tmp_path / "out.svg"
+    arguments = ("bench", "encode", coded.picture, "--output", output, "--effort", 1, "--quiet")
+    assert nif_here(*arguments, "--bpp", 2).code == 0
+    document = json.loads(output.read_text())
+    document["runs"][0]["seconds"] = 12345.0
+    output.write_text(json.dumps(document))
+    run = nif_here(*arguments, "--bpp", 2, "--bpp", 4, "--resume", "--plot", plot)
+    assert run.code == 0, run.stderr
+    runs = json.loads(output.read_text())["runs"]
+    assert [each["asked"] for each in runs] == ["effort 1, 2 bpp", "effort 1, 4 bpp"]
+    assert runs[0] == document["runs"][0]
+    drawn = ElementTree.fromstring(plot.read_text())
+    titles = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}title")]
+    expected = [f"effort 1: {r['psnr_db']:.2f} dB at {r['bpp']:.3f} bpp" for r in runs]
+    assert titles[1:] == expected
+
+
+def test_resuming_what_cannot_be_gone_on_with(coded: Coded, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    arguments = ("bench", "encode", coded.picture, "--effort", 1, "--bpp", 4, "--resume")
+    run = nif_here(*arguments)
+    assert run.code == 2
+    assert "--output" in run.stderr
+    output.write_text("{}")
+    run = nif_here(*arguments, "--output", output)
+    assert run.code != 0
+    assert "holds no results" in run.stderr
+    output.write_text('{"seed": 5, "runs": []}')
+    run = nif_here(*arguments, "--output", output)
+    assert run.code == 2
+    assert "seed 5, not 0" in run.stderr
 
 
 def test_bpp_and_quality_exclude_each_other(coded: Coded) -> None:

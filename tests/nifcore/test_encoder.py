@@ -210,6 +210,15 @@ def test_a_damaged_checkpoint_is_said_and_ignored(data):
     assert any("cannot be read: starting afresh" in note for note in encoded.report.notes)
 
 
+def test_a_checkpoint_of_a_version_that_planned_otherwise_is_said_and_ignored(monkeypatch):
+    memory = Memory()
+    nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=memory)
+    monkeypatch.setattr("nifcore.plan.BITS_PER_PARAMETER", 9.0)
+    encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=memory)
+    assert any("other sizes: starting afresh" in note for note in encoded.report.notes)
+    assert encoded.data == nifcore.encode(SMALL, effort=1, bpp=2.0).data
+
+
 def test_a_checkpoint_of_another_picture_is_said_and_ignored():
     memory = Memory()
     nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=memory)

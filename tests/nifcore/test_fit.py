@@ -182,3 +182,61 @@ def test_restarts_disturb_the_published_share_of_inner_weights_only():
             assert moved == pytest.approx(0.7, abs=0.15)
             reach = float(old.abs().mean()) * 0.2 / 0.7
             assert 0.8 * reach < (new - old).abs().max() <= reach * 1.001
+
+
+class Dead(TileFit):
+    """A fit whose first initialisations are all zero: sines of nothing, gradients of nothing."""
+
+    dead = 1
+
+    def _start(self):
+        params = super()._start()
+        if self.dead > 0:
+            self.dead -= 1
+            for p in params:
+                p.zero_()
+        return params
+
+
+def make_dead(starts, recipe, target=None):
+    budget = BUDGET if recipe.published_bits is None else None
+    kind = type("DeadFor", (Dead,), {"dead": starts})
+    target = picture() if target is None else target
+    return kind(ARCH, ChunkedKernel(ARCH, threads=1), target, recipe, budget, seed=0)
+
+
+def test_a_collapsed_fit_starts_again_and_learns_the_picture():
+    fit, watch = make_dead(1, EFFORT), Watch()
+    result = fit.run(watch)
+    assert [m for m in watch.messages if "collapsed" in m] == [
+        "the fit collapsed to a constant: starting again from other weights (start 2 of 3)"
+    ]
+    assert psnr_of(fit, result) > psnr_of_a_constant() + 6
+    assert result.complete
+    assert fit.budget.exact(result.rounded.tensors) <= fit.budget.bits
+
+
+def test_a_picture_that_cannot_be_learnt_is_coded_after_the_last_start():
+    noise = torch.rand((3, 40, 48), generator=torch.Generator().manual_seed(4)) * 2 - 1
+    fit, watch = make_dead(9, EFFORT, noise), Watch()
+    result = fit.run(watch)
+    assert len([m for m in watch.messages if "collapsed" in m]) == 2
+    assert result is not None
+    assert result.complete
+
+
+def test_a_flat_picture_is_no_collapse():
+    fit, watch = make_dead(9, EFFORT, torch.full((3, 40, 48), 0.25)), Watch()
+    assert fit.run(watch) is not None
+    assert watch.messages == []
+
+
+def test_a_collapsed_fit_resumes_after_its_second_start():
+    whole = make_dead(1, EFFORT).run(Watch())
+    first = make_dead(1, EFFORT)
+    started = lambda fit: fit.cursor.starts == 2 and fit.cursor.done == 30  # noqa: E731
+    stop = Watch(lambda fit: Control.CANCEL if started(fit) else Control.CONTINUE)
+    assert first.run(stop) is None
+    second = make_dead(0, EFFORT)
+    second.load(first.state())
+    assert symbols(second.run(Watch())) == symbols(whole)

@@ -11,6 +11,7 @@ from nifcore.plan import (
     BITS_PER_PARAMETER,
     bpp_of_quality,
     frequencies_for,
+    is_deep,
     modulation_widths,
     plan_rate,
     shapes_for,
@@ -22,11 +23,11 @@ from nifcore.presets import PRESETS
 
 @pytest.mark.parametrize("name", [f"paper-{n}" for n in (120, 200, 280, 360, 450)])
 def test_the_rule_follows_the_published_ladder(name):
-    """At every rung's parameter count, the rule's layers are near the published ones."""
+    """At every rung's parameter count, the rule's networks are like the published ones."""
     published = PRESETS[name]
     size = Architecture(published.genesis, published.modulation, 3).parameters
 
-    genesis, modulation = shapes_for(size, 768)
+    genesis, modulation = shapes_for(size, 768, deep=False)
 
     assert Architecture(genesis, modulation, 3).parameters == pytest.approx(size, rel=0.05)
     # within a third: the ladder itself is not smooth (its third layers go 40, 48, 70, 85)
@@ -35,20 +36,39 @@ def test_the_rule_follows_the_published_ladder(name):
     assert genesis.frequencies == 16
 
 
-@given(st.floats(100, 250_000), st.integers(8, 8192))
-def test_networks_grow_with_the_parameters_and_never_exceed_them(parameters, side):
-    genesis, modulation = shapes_for(parameters, side)
-    bigger, more = shapes_for(parameters * 1.5, side)
+@pytest.mark.parametrize(
+    ("size", "parameters", "layers"),
+    [
+        ((768, 512), 15_000, 5),
+        ((768, 512), 65_000, 5),
+        ((768, 512), 66_000, 4),  # more than a weight for six pixels
+        ((768, 512), 4_900, 4),
+        ((192, 128), 4_500, 4),
+        ((4043, 2641), 200_000, 5),
+    ],
+)
+def test_photographs_at_usual_rates_get_a_fifth_layer(size, parameters, layers):
+    width, height = size
+    deep = is_deep(parameters, width * height)
+    genesis, _ = shapes_for(parameters, max(size), deep=deep)
+    assert len(genesis.hidden) == layers
+
+
+@given(st.floats(100, 250_000), st.integers(8, 8192), st.booleans())
+def test_networks_grow_with_the_parameters_and_never_exceed_them(parameters, side, deep):
+    genesis, modulation = shapes_for(parameters, side, deep=deep)
+    bigger, more = shapes_for(parameters * 1.5, side, deep=deep)
 
     arch = Architecture(genesis, modulation, 3)
-    smallest = Architecture(*shapes_for(0, side), 3).parameters
+    smallest = Architecture(*shapes_for(0, side, deep=deep), 3).parameters
     assert arch.parameters <= max(parameters, smallest)
     assert Architecture(bigger, more, 3).parameters >= arch.parameters
 
 
+@pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("first", [4, 20, 120, 200, 360, 680])
-def test_layers_narrow_towards_the_output(first):
-    sizes = widths(first)
+def test_layers_narrow_towards_the_output(first, deep):
+    sizes = widths(first, deep=deep)
 
     assert list(sizes[1:]) == sorted(sizes[1:], reverse=True)
     assert list(modulation_widths(first)) == sorted(modulation_widths(first), reverse=True)

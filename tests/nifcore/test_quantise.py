@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from nifcore.architecture import Architecture
+from nifcore.flat import in_a_row
 from nifcore.header import NetShape
 from nifcore.kernels import make_kernel
 from nifcore.network import forward, initialise, pixel_grid
 from nifcore.quantise import (
     PublishedLattice,
+    Rounding,
     UniformLattice,
     coarser,
     lattice_for_rate,
@@ -100,6 +102,50 @@ def test_the_rate_is_met_from_below_and_sensitive_tensors_get_finer_steps(bits_p
         assert step_size(lattice.indices[0]) == pytest.approx(
             10**0.5 * step_size(lattice.indices[1]), rel=0.1
         )
+
+
+@pytest.mark.parametrize("in_row", [True, False])
+def test_rounding_again_and_again_follows_the_weights_and_slopes_as_autograd_says(in_row):
+    generator = torch.Generator().manual_seed(6)
+    params = in_a_row(weights(5)) if in_row else weights(5)
+    lattice = UniformLattice(tuple(1200 + 8 * (i % 3) for i in range(len(params))))
+    widths = [torch.rand(p.shape, generator=generator) * 9 + 1 for p in params]
+    rounding = Rounding(params, lattice, widths)
+    rounding.weights()
+    for p in params:
+        p.add_(torch.randn(p.shape, generator=generator))
+    expected = lattice.values(params)
+    drawn = [torch.randn(p.shape, generator=generator) for p in params]
+    gradients = in_a_row(drawn) if in_row else [g.clone() for g in drawn]
+
+    found = rounding.weights()
+    rounding.add_rate_gradient(gradients, 0.3)
+
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for g, before, w, c, index in zip(
+        gradients, drawn, expected, widths, lattice.indices, strict=True
+    ):
+        w = w.double().requires_grad_(True)
+        price = 0.15 * torch.log1p((w / step_size(index)).square() / c).sum()
+        (slope,) = torch.autograd.grad(price, w)
+        torch.testing.assert_close(g.double() - before, slope, rtol=1e-5, atol=1e-5)
+
+
+def test_a_search_that_begins_nearby_finds_the_same_with_fewer_counts():
+    params, h = weights(3), [10.0 ** (i % 3) for i in range(len(weights(3)))]
+    counts = []
+
+    def counted(tensors):
+        counts.append(1)
+        return entropy(tensors)
+
+    lattice = lattice_for_rate(params, h, 5.0 * ARCH.parameters, counted)
+    from_afar = len(counts)
+    moved = [p * 1.01 for p in params]
+    again = lattice_for_rate(moved, h, 5.0 * ARCH.parameters, counted, near=lattice)
+
+    assert again == lattice_for_rate(moved, h, 5.0 * ARCH.parameters, entropy)
+    assert len(counts) - from_afar < from_afar
 
 
 def test_coarsening_spends_fewer_bits_each_time():

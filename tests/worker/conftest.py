@@ -145,6 +145,8 @@ class Bed:
             "checkpoint_seconds": 0.3,
             "device": "cpu",
             "child_threads": 1,
+            # Seconds of work for every worker that a test starts.
+            "calibrate": False,
             "url_secret": "a secret that no child may see",
             **overrides,
         }
@@ -177,13 +179,15 @@ class Bed:
         priority: int = 5,
         webhook: str | None = None,
         tenant: str = TENANT,
+        size: tuple[int | None, int | None] = (None, None),
         **parameters: Any,
     ) -> str:
-        """Submit a picture and return the job's id."""
+        """Submit a picture and return the job's id; ``size`` is what its header told."""
         job_id = new_job_id()
         content = picture_bytes() if data is None else data
         ref = self.service.journal.write_input(tenant, job_id, content, "image/png")
-        spec = JobSpec(ref, Parameters(**parameters), codec=nifcore.__version__)
+        width, height = size
+        spec = JobSpec(ref, Parameters(**parameters), nifcore.__version__, width, height)
         draft = JobDraft(
             job_id,
             tenant,

@@ -123,7 +123,10 @@ class TestMessages:
 
     def test_a_task_comes_back_as_it_was(self) -> None:
         task = messages.Task("i", "o", "c", {"effort": 1}, "cpu", 10, 20, 1.5, 4, 50, 0, 30)
-        assert messages.Task.from_line(task.to_line()) == task
+        assert messages.read_tasks(task.to_line()) == task
+        other = messages.Task("j", "p", "d", {"effort": 2}, "cpu", 10, 20, 1.5, 4, 50, 0, 30)
+        assert messages.read_tasks(messages.group_line([task, other])) == [task, other]
+        assert messages.read_tasks(messages.group_line([task])) == [task]
 
 
 class TestFlags:
@@ -267,6 +270,20 @@ class TestChild:
             assert (said["code"], said["exit_code"]) == (code, status)
             assert child.wait() == status
             assert ("Traceback" in child.last_words()) == (code == "unexpected")
+        finally:
+            child.close()
+
+    def test_it_computes_with_the_kernel_that_the_environment_asks_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NIF_KERNEL", "chunked")
+        child = EncodeChild(threads=1)
+        try:
+            child.begin(self.task(tmp_path, parameters={"effort": 1}))
+            last = self.listen(child)[-1]
+            assert last["event"] == "done"
+            assert isinstance(last["report"], dict)
+            assert last["report"]["kernel"] == "chunked"
         finally:
             child.close()
 

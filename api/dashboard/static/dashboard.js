@@ -176,7 +176,7 @@ async function estimate() {
   if (!answer.ok || turn !== asked) return;
   const found = await answer.json();
   const seconds = found.seconds < 90 ? `${Math.round(found.seconds)} s` : `${Math.round(found.seconds / 60)} min`;
-  $("#estimate").textContent = `About ${seconds} of work and ${sizes(found.bytes)}${found.calibrated ? "" : " (a first guess: no job has finished yet)"}.`;
+  $("#estimate").textContent = `About ${seconds} of work and ${sizes(found.bytes)}${found.calibrated ? "" : " (a first guess: no worker has measured itself yet)"}.`;
 }
 
 function send(file, form) {

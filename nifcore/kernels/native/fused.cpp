@@ -4,30 +4,18 @@
 // one by one, and adds the blocks' gradients up in order. So one thread and many give the same
 // bits, and a thread that the machine holds up delays nothing but its own block.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <vector>
 
-#if !defined(_WIN32)
-#include <unistd.h>
-#endif
-
+#include "buffer.h"
+#include "driver.h"
 #include "plan.h"
-
-#if defined(_WIN32)
-#define NIF_EXPORT extern "C" __declspec(dllexport)
-#else
-#define NIF_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+#include "threads.h"
 
 #if !defined(NIF_FINGERPRINT)
 #define NIF_FINGERPRINT "unknown"
@@ -77,161 +65,6 @@ constexpr int64_t kMostGradients = int64_t{1} << 24;
 constexpr double kLargestPhase = 2e5;
 // Additions below which one thread adds up faster than several agree to.
 constexpr size_t kLoneAdditions = size_t{1} << 18;
-
-// ---------------------------------------------------------------- memory
-
-struct Buffer {
-    float* data = nullptr;
-    size_t size = 0;
-
-    Buffer() = default;
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    ~Buffer() { std::free(raw_); }
-
-    float* at_least(size_t floats) {
-        if (floats > size) {
-            std::free(raw_);
-            data = nullptr;
-            size = 0;
-            raw_ = std::malloc(floats * sizeof(float) + 64);
-            if (!raw_) throw std::bad_alloc();
-            auto address = reinterpret_cast<uintptr_t>(raw_);
-            data = reinterpret_cast<float*>((address + 63) & ~uintptr_t{63});
-            size = floats;
-        }
-        return data;
-    }
-
-  private:
-    void* raw_ = nullptr;
-};
-
-// ---------------------------------------------------------------- threads
-
-// Threads that wait for work. The calling thread works too; who comes late finds nothing to do and
-// is not waited for.
-class Pool {
-  public:
-    // Call work(context, task, worker) for every task below `tasks`, workers being numbered from 0.
-    using Work = void (*)(void* context, int64_t task, int worker);
-
-    void run(Work work, void* context, int64_t tasks, int threads) {
-        int helpers = (int)std::min<int64_t>(threads, tasks) - 1;
-        if (helpers < 1) {
-            for (int64_t i = 0; i < tasks; i++) work(context, i, 0);
-            return;
-        }
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            while ((int)started_ < helpers && start_one()) {
-            }
-            work_ = work;
-            context_ = context;
-            tasks_ = tasks;
-            next_.store(0, std::memory_order_relaxed);
-            places_ = helpers;
-            busy_ = 0;
-            joined_ = 0;
-            round_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
-        take_tasks(0);
-        std::unique_lock<std::mutex> lock(mutex_);
-        places_ = 0;
-        done_.wait(lock, [&] { return busy_ == 0; });
-    }
-
-  private:
-    std::mutex mutex_;
-    std::condition_variable wake_, done_;
-    std::atomic<uint64_t> round_{0};
-    std::atomic<int64_t> next_{0};
-    Work work_ = nullptr;
-    void* context_ = nullptr;
-    int64_t tasks_ = 0;
-    int places_ = 0, busy_ = 0, joined_ = 0;
-    size_t started_ = 0;
-
-    bool start_one() {
-        try {
-            std::thread(&Pool::serve, this, round_.load()).detach();
-        } catch (const std::system_error&) {
-            return false;  // no more threads to be had: work with those there are
-        }
-        started_++;
-        return true;
-    }
-
-    void take_tasks(int worker) {
-        for (;;) {
-            int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-            if (task >= tasks_) return;
-            work_(context_, task, worker);
-        }
-    }
-
-    void serve(uint64_t seen) {
-        for (;;) {
-            // the next round often follows within microseconds
-            for (int i = 0; i < 400 && round_.load(std::memory_order_acquire) == seen; i++)
-                std::this_thread::yield();
-            int worker;
-            {
-                std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return round_.load() != seen; });
-                seen = round_.load();
-                if (places_ == 0) continue;
-                places_--;
-                busy_++;
-                worker = ++joined_;
-            }
-            take_tasks(worker);
-            std::lock_guard<std::mutex> lock(mutex_);
-            if (--busy_ == 0) done_.notify_one();
-        }
-    }
-};
-
-// One pool per process. Threads do not survive a fork, so a child makes its own; a second caller at
-// the same time works alone.
-class Threads {
-  public:
-    static void run(Pool::Work work, void* context, int64_t tasks, int threads) {
-        static Threads* const all = new Threads;  // never destroyed: threads may outlive main
-        all->run_(work, context, tasks, threads);
-    }
-
-  private:
-    std::atomic<bool> taken_{false};
-    Pool* pool_ = nullptr;
-    long process_ = 0;
-
-    void run_(Pool::Work work, void* context, int64_t tasks, int threads) {
-#if defined(_WIN32)
-        const long process = 1;
-#else
-        const long process = (long)getpid();
-#endif
-        if (process_ != process) {
-            // the first call, or the first after a fork: whoever held the parent's pool is not here
-            static std::mutex first;
-            std::lock_guard<std::mutex> lock(first);
-            if (process_ != process) {
-                pool_ = new Pool;
-                taken_.store(false);
-                process_ = process;
-            }
-        }
-        bool free = false;
-        if (threads < 2 || !taken_.compare_exchange_strong(free, true)) {
-            for (int64_t i = 0; i < tasks; i++) work(context, i, 0);
-            return;
-        }
-        pool_->run(work, context, tasks, threads);
-        taken_.store(false);
-    }
-};
 
 // ---------------------------------------------------------------- plans
 
@@ -388,8 +221,6 @@ float* deliver(const Net& net, const Isa& isa, const float* total, float* out) {
     return out;
 }
 
-enum Status { kOk = 0, kPhaseTooLarge = 1, kNoMemory = 2 };
-
 int run(Plan& plan, Job* job, const float* const* params, float* gradients, double* result,
         int threads) {
     std::lock_guard<std::mutex> lock(plan.mutex);
@@ -446,6 +277,13 @@ int run(Plan& plan, Job* job, const float* const* params, float* gradients, doub
 }
 
 }  // namespace
+
+const Isa* find_isa(const char* name) {
+    for (const Isa* isa : kIsas)
+        if (std::strcmp(isa->name, name) == 0 && isa->runs_here()) return isa;
+    return nullptr;
+}
+
 }  // namespace nif
 
 using nif::Plan;
@@ -470,24 +308,21 @@ NIF_EXPORT Plan* nif_plan_new(const char* isa_name, const int32_t* genesis, int3
                               int32_t genesis_frequencies, const int32_t* modulation,
                               int32_t modulation_layers, int32_t modulation_frequencies,
                               int32_t channels, float omega, float sigma) {
-    for (const nif::Isa* isa : nif::kIsas) {
-        if (std::strcmp(isa->name, isa_name) != 0 || !isa->runs_here()) continue;
-        if (std::max(genesis_layers, modulation_layers) >= nif::kMostLayers) return nullptr;
-        Plan* plan = new (std::nothrow) Plan;
-        if (!plan) return nullptr;
-        plan->isa = isa;
-        plan->modulated = modulation_layers > 0;
-        plan->omega = omega;
-        plan->sigma = sigma;
-        nif::shape(&plan->genesis, genesis, genesis_layers, genesis_frequencies, channels);
-        plan->gradient_size = isa->lay_out(&plan->genesis, 0);
-        if (plan->modulated) {
-            nif::shape(&plan->modulation, modulation, modulation_layers, modulation_frequencies, 1);
-            plan->gradient_size = isa->lay_out(&plan->modulation, plan->gradient_size);
-        }
-        return plan;
+    const nif::Isa* isa = nif::find_isa(isa_name);
+    if (!isa || std::max(genesis_layers, modulation_layers) >= nif::kMostLayers) return nullptr;
+    Plan* plan = new (std::nothrow) Plan;
+    if (!plan) return nullptr;
+    plan->isa = isa;
+    plan->modulated = modulation_layers > 0;
+    plan->omega = omega;
+    plan->sigma = sigma;
+    nif::shape(&plan->genesis, genesis, genesis_layers, genesis_frequencies, channels);
+    plan->gradient_size = isa->lay_out(&plan->genesis, 0);
+    if (plan->modulated) {
+        nif::shape(&plan->modulation, modulation, modulation_layers, modulation_frequencies, 1);
+        plan->gradient_size = isa->lay_out(&plan->modulation, plan->gradient_size);
     }
-    return nullptr;
+    return plan;
 }
 
 NIF_EXPORT void nif_plan_free(Plan* plan) { delete plan; }

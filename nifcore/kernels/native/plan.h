@@ -56,6 +56,44 @@ struct Job {
     float gradient_scale;  // on the derivative of the fused losses
 };
 
+// Rows of the optimiser's matrices are padded to this many floats.
+constexpr int64_t kSoapLine = 16;
+constexpr int64_t soap_padded(int64_t n) { return (n + kSoapLine - 1) / kSoapLine * kSoapLine; }
+
+// One side of a matrix under SOAP; all null where the side is unrotated.
+struct SoapSide {
+    int64_t size;
+    float *covariance, *basis;  // (size, size)
+    float* turned;              // the transpose of the basis
+};
+
+// A tensor under SOAP: a matrix, or a vector as one row. Basis and turned have as many rows as
+// padded columns.
+struct SoapTensor {
+    int64_t rows, cols;
+    float* params;                        // (rows, cols), not padded
+    float *momentum, *second, *rotated;   // (rows, cols); the last is the momentum in the bases
+    SoapSide side[2];
+};
+
+// One step of the optimiser.
+struct SoapStep {
+    float rate, eps;
+    float keep_first, keep_second;    // how far the moments move towards the new gradient
+    float first_scale, second_scale;  // what makes up for their start at zero
+    bool stale;                       // the rotated momentum is to be computed afresh
+};
+
+// SOAP's arithmetic, one tensor or one side at a time; see soap.h.
+struct Soap {
+    size_t (*scratch)(const SoapTensor*);
+    void (*measure)(const SoapTensor*, int side, const float* gradient, const SoapStep*,
+                    float* scratch);
+    void (*update)(const SoapTensor*, const float* gradient, const SoapStep*, float* scratch);
+    void (*turn)(const SoapSide*, float* scratch, int32_t* order);
+    void (*reorder)(const SoapTensor*, const int32_t* down, const int32_t* across, float* scratch);
+};
+
 // What one instruction set offers.
 struct Isa {
     const char* name;
@@ -73,6 +111,7 @@ struct Isa {
     // squared error and the loss.
     void (*block)(const Job*, int64_t index, float* scratch, float* gradient, size_t gradient_size,
                   double* sums);
+    Soap soap;
 };
 
 }  // namespace nif

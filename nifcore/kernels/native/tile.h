@@ -302,11 +302,10 @@ NIF_INLINE void transpose_square(vf* rows) {
 #endif
 }
 
-// (features, columns) with row stride `from_stride` to (columns, features padded with zeros);
-// columns is a multiple of kLanes
-void transpose(const float* from, int64_t from_stride, int64_t features, int64_t columns,
-               float* to) {
-    const int64_t stride = padded(features);
+// (features, columns) with row stride `from_stride` to (columns, features padded with zeros) with
+// row stride `stride`; columns is a multiple of kLanes
+void transpose(const float* from, int64_t from_stride, int64_t features, int64_t columns, float* to,
+               int64_t stride) {
     for (int64_t f = 0; f < features; f += kLanes) {
         const int64_t there = least(kLanes, features - f);
         for (int64_t p = 0; p < columns; p += kLanes) {
@@ -321,6 +320,11 @@ void transpose(const float* from, int64_t from_stride, int64_t features, int64_t
             for (int i = 0; i < kLanes; i++) store(to + (p + i) * stride + f, rows[i]);
         }
     }
+}
+
+void transpose(const float* from, int64_t from_stride, int64_t features, int64_t columns,
+               float* to) {
+    transpose(from, from_stride, features, columns, to, padded(features));
 }
 
 // ---------------------------------------------------------------- one network on a block
@@ -786,17 +790,21 @@ void block(const Job* job, int64_t index, float* scratch, float* gradient, size_
     }
 }
 
+#include "soap.h"
+
 bool runs_here() { return NIF_RUNS_HERE; }
+
+constexpr Soap kSoap = {soap_scratch, soap_measure, soap_update, soap_turn, soap_reorder};
 
 }  // namespace
 
 extern const Isa isa;
 #if NIF_AMX
-const Isa isa = {NIF_NAME, runs_here, kLanes, kRows, lay_out, prepared_floats, prepare,
-                 scratch_floats, block};
+const Isa isa = {NIF_NAME, runs_here,      kLanes, kRows, lay_out, prepared_floats,
+                 prepare,  scratch_floats, block,  kSoap};
 #else
-const Isa isa = {NIF_NAME, runs_here, kLanes,         kRows, lay_out,
-                 nullptr,  nullptr,   scratch_floats, block};
+const Isa isa = {NIF_NAME, runs_here,      kLanes, kRows, lay_out, nullptr,
+                 nullptr,  scratch_floats, block,  kSoap};
 #endif
 
 }  // namespace NIF_NAMESPACE

@@ -7,7 +7,7 @@ import torch
 from nifcore.decoder import decode_pixels
 from nifcore.errors import Cancelled, NotAnImage, UsageError
 from nifcore.events import Control
-from nifcore.gpu.batch_encode import Job, encode_many, likeness
+from nifcore.gpu.batch_encode import Job, encode_many
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
 from nifcore.presets import EFFORTS
@@ -146,15 +146,6 @@ def test_tiles_of_one_picture_are_fitted_together(monkeypatch):
     done = [event.iteration for event in events if event.phase in ("fit", "quantise")]
     assert done == sorted(done)
     assert max(done) <= EFFORTS[1].iterations(1) * result.report.tiles
-
-
-def test_likeness_gathers_what_will_fit_together():
-    wanted = {"effort": 5, "bpp": 0.3, "seed": 4}
-
-    assert likeness(768, 512, 3, wanted) == likeness(760, 510, 3, {"effort": 5, "bpp": 0.3})
-    assert likeness(768, 512, 3, wanted) != likeness(512, 768, 3, wanted)
-    assert likeness(768, 512, 3, wanted) != likeness(768, 512, 1, wanted)
-    assert likeness(768, 512, 3, wanted) != likeness(768, 512, 3, {"effort": 6, "bpp": 0.3})
 
 
 def test_no_batch_is_empty():

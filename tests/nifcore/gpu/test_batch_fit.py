@@ -83,6 +83,10 @@ def together(recipe, scripts=(None, None, None), kernel=None, account=None):
     return seats, watches, outcomes
 
 
+def symbols(result):
+    return [(t.symbols.tolist(), t.step) for t in result.rounded.tensors]
+
+
 def psnr(fit, result):
     return 10 * math.log10(4 / fit.full_error(result.rounded.values))
 
@@ -236,3 +240,33 @@ def test_fits_that_do_not_go_together_are_refused():
     assert company_of(first) != company_of(second)
     with pytest.raises(UsageError, match="2 kinds"):
         BatchFit([first, second], StackedKernel(ARCH), [Watch(), Watch()])
+
+
+class Dead(Seat):
+    """A fit whose first initialisation is all zero: sines of nothing, gradients of nothing."""
+
+    def _start(self):
+        params = super()._start()
+        if not hasattr(self, "began"):
+            self.began = True
+            for p in params:
+                p.zero_()
+        return params
+
+
+def test_one_that_collapses_starts_again_alone_and_the_others_do_not_notice():
+    seats = fits(Seat, STEADY)
+    seats[1] = fits(Dead, STEADY)[1]
+    watches, settled = [Watch() for _ in seats], []
+    batch = BatchFit(
+        seats, StackedKernel(ARCH), watches, settled=lambda seat, _: settled.append(seat)
+    )
+    found = batch.run()
+    assert [len(watch.messages) for watch in watches] == [0, 1, 0]
+    assert "starting again" in watches[1].messages[0]
+    assert settled[0] is seats[1]
+    assert len(settled) == 3
+    _, _, expected = together(STEADY)
+    assert symbols(found[0]) == symbols(expected[0])
+    assert symbols(found[2]) == symbols(expected[2])
+    assert psnr(seats[1], found[1]) > 10 * math.log10(4 / seats[1].spread) + 3
