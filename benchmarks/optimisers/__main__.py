@@ -92,7 +92,7 @@ def tournament(
             for peak, courses in found.items()
         ],
         "equal_iterations": _summaries(equal_iterations),
-        "equal_seconds": {"budget_seconds": round(budget_ms / 1e3, 2), **_summaries(equal_seconds)},
+        "equal_seconds": {"budget_seconds": round(budget_ms / 1e3, 4), **_summaries(equal_seconds)},
         "curves": [
             _course(course)
             for courses in (*equal_iterations.values(), *equal_seconds.values())

@@ -44,7 +44,7 @@ class SoapChoices:
     corrected: bool = True
     measures_first: bool = True
     nesterov: bool = False
-    cautious: bool = False
+    cautious: bool = True
     vectors: Literal["plain", "rotated", "joined"] = "plain"
     eps: float = 1e-8
 

@@ -274,7 +274,7 @@ def test_bias_correction_is_what_makes_the_first_steps_whole() -> None:
 
 def test_nesterov_looks_one_gradient_ahead() -> None:
     p, first, second = torch.zeros(3), random(3, seed=1), random(3, seed=2)
-    optimiser = OpenSoap([p], SoapChoices(nesterov=True, measures_first=False))
+    optimiser = OpenSoap([p], SoapChoices(nesterov=True, cautious=False, measures_first=False))
     optimiser.step([first], 0.0)
     optimiser.step([second], 1.0)
     momentum = 0.95 * 0.05 * first + 0.05 * second
@@ -285,7 +285,7 @@ def test_nesterov_looks_one_gradient_ahead() -> None:
 
 def test_cautious_steps_never_go_against_the_gradient() -> None:
     p, plain = torch.zeros(40), torch.zeros(40)
-    careful, usual = OpenSoap([p], SoapChoices(cautious=True)), OpenSoap([plain])
+    careful, usual = OpenSoap([p]), OpenSoap([plain], SoapChoices(cautious=False))
     against = 0
     for step in range(30):
         before, plain_before, g = p.clone(), plain.clone(), random(40, seed=step)
@@ -392,8 +392,10 @@ def test_the_command_writes_what_it_prints(photo: Path, tmp_path: Path) -> None:
         assert best["best"]
         assert row["peak"] == best["peak"]
         timed = found["equal_seconds"][name]
-        spent = timed["iterations"] * (row["kernel_ms"] + row["step_ms"]) / 1000
-        assert spent == pytest.approx(found["equal_seconds"]["budget_seconds"], rel=0.2)
+        each = (row["kernel_ms"] + row["step_ms"]) / 1000
+        # whole iterations fit into the time, to one more or less
+        budget = found["equal_seconds"]["budget_seconds"]
+        assert timed["iterations"] * each == pytest.approx(budget, abs=1.01 * each)
         assert f"| {name} | {row['peak']:g} | 12 | {row['psnr_db']['face']:.2f} |" in done.stdout
     assert list(found["choices"]) == ["peak", "seeds", "refresh 1"]
     lines = ET.fromstring(output.with_suffix(".svg").read_text(encoding="utf-8")).iter(
