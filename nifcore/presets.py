@@ -326,10 +326,10 @@ EFFORTS: Mapping[int, Recipe] = MappingProxyType(
         3: _effort(3, 720, 480, 5e-3, "quick, better"),
         4: _effort(4, 1200, 800, 4e-3, "balanced, fast"),
         5: _effort(5, 2000, 1300, 3e-3, "balanced (default)"),
-        6: _effort(6, 3600, 2400, 3e-3, "thorough"),
-        7: _effort(7, 7200, 4800, 2e-3, "slow"),
-        8: _effort(8, 14400, 9600, 2e-3, "slower"),
-        9: _effort(9, 28800, 19200, 2e-3, "as good as it gets"),
+        6: _effort(6, 3400, 2200, 3e-3, "thorough"),
+        7: _effort(7, 5700, 3800, 2e-3, "slow"),
+        8: _effort(8, 9600, 6400, 2e-3, "slower"),
+        9: _effort(9, 16200, 10800, 2e-3, "as good as it gets"),
     }
 )
 """The effort ladder."""

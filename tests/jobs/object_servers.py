@@ -147,8 +147,11 @@ def swift_server(folder: Path) -> Iterator[S3Server]:
         kind: [sys.executable, str(programs / f"swift-{kind}-server"), f"{etc}/{kind}-server.conf"]
         for kind in (*kinds, "proxy")
     }
-    url = f"http://127.0.0.1:{ports['proxy']}"
-    with children(argvs, url, folder):
+    with ExitStack() as stack:
+        # the proxy last: one that finds a server absent shuns it for a minute
+        for kind, argv in argvs.items():
+            url = f"http://127.0.0.1:{ports[kind]}"
+            stack.enter_context(children({kind: argv}, url, folder))
         yield S3Server(url, ACCESS_KEY, SECRET_KEY)
 
 
