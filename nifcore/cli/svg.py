@@ -103,9 +103,10 @@ def _even_ticks(low: float, high: float) -> Iterator[float]:
 
 
 def _log_ticks(low: float, high: float) -> Iterator[float]:
-    """Yield 1, 2 and 5 times powers of ten."""
+    """Yield 1, 2 and 5 times powers of ten, and more between where that would be little."""
+    factors = (1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 7)
     for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
-        for factor in (1, 2, 5):
+        for factor in factors:
             if low <= (value := factor * 10.0**exponent) <= high:
                 yield value
 
