@@ -118,3 +118,10 @@ def test_wrong_names_and_levels_say_what_there_is():
     for level in (0, 10, True, 2.5):
         with pytest.raises(UsageError, match="1 to 9"):
             find_recipe(None, level)
+
+
+def test_large_networks_learn_at_lower_rates_and_published_recipes_as_published():
+    recipe = EFFORTS[5]
+    assert recipe.rate_scale(100) == recipe.rate_scale(16_000) == 1.0
+    assert recipe.rate_scale(64_000) == pytest.approx(0.5)
+    assert PRESETS["paper-680"].rate_scale(241_000) == 1.0
