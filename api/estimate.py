@@ -22,7 +22,7 @@ from nifcore.errors import InputError, NifError
 from nifcore.header import Colour
 from nifcore.plan import BITS_PER_PARAMETER, DEFAULT_QUALITY, bpp_of_quality
 from nifcore.presets import find_recipe
-from nifcore.target import MOST_BPP
+from nifcore.target import DB_PER_DOUBLING, MOST_BPP
 from nifcore.workload import Workload
 
 _SAMPLES = 20
@@ -32,7 +32,7 @@ _MOST_CORRECTION, _MOST_OF_ASSUMED = 4.0, 50.0
 any may be further off."""
 # A PSNR target is met by trying rates; this is the middle of what pictures need at that PSNR, from
 # the published Kodak curve (aegroto/nif, results/summaries/kodak), and the tries it usually takes.
-_RATE_AT_30_DB, _DB_PER_DOUBLING, _PSNR_ROUNDS = 0.5, 2.5, 2
+_RATE_AT_30_DB, _PSNR_ROUNDS = 0.5, 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _bytes(parameters: Parameters, pixels: int) -> float:
     if parameters.bpp is not None:
         bpp = parameters.bpp
     elif parameters.psnr is not None:
-        doublings = (parameters.psnr - 30) / _DB_PER_DOUBLING
+        doublings = (parameters.psnr - 30) / DB_PER_DOUBLING
         bpp = min(MOST_BPP, _RATE_AT_30_DB * math.pow(2, doublings))
     else:
         quality = DEFAULT_QUALITY if parameters.quality is None else parameters.quality

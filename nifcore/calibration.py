@@ -199,6 +199,12 @@ def calibration_file(folder: Path, device: str, kernel: str | None, threads: int
     return folder / f"calibration-{words.strip('-').lower()}.json"
 
 
+def stored(folder: Path, device: str, kernel: str | None, threads: int) -> Calibration | None:
+    """Return the calibration that a cache folder has for a device, kernel and threads."""
+    path = calibration_file(folder, device, kernel, threads)
+    return load(path, identity_of(device, kernel, threads))
+
+
 def load(path: Path, identity: str) -> Calibration | None:
     """Return the calibration in a file; None if there is none, or of another version or machine.
 

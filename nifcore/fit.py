@@ -178,7 +178,7 @@ class TileFit:
         self.generator = torch.Generator().manual_seed(seed)
         _, rows, cols = target.shape
         self.grid = pixel_grid(arch, rows, cols, target.device)
-        stride = min(recipe.sampling.stride_for(rows * cols), rows, cols)
+        stride = recipe.sampling.stride_for(rows, cols)
         self.stride = stride
         self._lattices: list[tuple[Grid, Tensor] | None] = [None] * stride**2
         start = self._start()

@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DB_PER_DOUBLING = 2.5
-"""Slope of the published Kodak curve, along which a PSNR is moved to the exact rate."""
+from nifcore.target import DB_PER_DOUBLING
 
 
 @dataclass(frozen=True)

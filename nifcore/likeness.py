@@ -72,7 +72,7 @@ def likeness(width: int, height: int, parameters: Mapping[str, Any]) -> Likeness
     except NifError:
         return None
     columns, rows = width // tiles[0], height // tiles[1]  # of the first tile
-    stride = min(recipe.sampling.stride_for(columns * rows), columns, rows)
+    stride = recipe.sampling.stride_for(rows, columns)
     lattice_rows, lattice_columns = -(-rows // stride), -(-columns // stride)
     return Likeness(
         recipe, genesis, modulation, tiles, lattice, stride, lattice_rows, lattice_columns

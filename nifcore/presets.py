@@ -156,9 +156,10 @@ class Sampling:
     batch_pixels: int = 24_576
     shuffled: bool = True
 
-    def stride_for(self, pixels: int) -> int:
-        """Return the lattice stride for a tile of ``pixels`` pixels."""
-        return self.stride or max(1, round(math.sqrt(pixels / self.batch_pixels)))
+    def stride_for(self, rows: int, cols: int) -> int:
+        """Return the lattice stride for a tile, no more than its shorter side."""
+        wanted = self.stride or max(1, round(math.sqrt(rows * cols / self.batch_pixels)))
+        return min(wanted, rows, cols)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from torch import Tensor
 from nifcore import metrics
 from nifcore.architecture import Architecture
 from nifcore.bitstream import code_length, expected_magnitudes, pack
-from nifcore.calibration import ASSUMED, calibration_file, identity_of
-from nifcore.calibration import load as load_calibration
+from nifcore.calibration import ASSUMED
+from nifcore.calibration import stored as stored_calibration
 from nifcore.config import cache_folder
 from nifcore.decoder import decode_pixels
 from nifcore.devices import describe_device
@@ -61,7 +61,7 @@ from nifcore.preview import Canvas
 from nifcore.quantise import as_weights
 from nifcore.rateguess import guess_bpp
 from nifcore.report import Report
-from nifcore.target import MOST_BPP, Target
+from nifcore.target import DB_PER_DOUBLING, MOST_BPP, Target
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
 from nifcore.workload import Workload
 
@@ -75,7 +75,6 @@ _CHECKPOINT_VERSION = 1
 _PSNR_ROUNDS = 5
 _PSNR_SLACK = 0.4
 """A result this many dB above the asked PSNR is near enough."""
-_DB_PER_DOUBLING = 2.5
 
 
 class Session:
@@ -111,7 +110,6 @@ class Session:
         self.saved_fit: dict[str, Any] | None = None
         self._saved_header: bytes | None = None
         # pace, for the ETA
-        self._paced_from: tuple[float, int] | None = None
         self._eta: Eta | None = None
         self._last_event = self._last_preview = -math.inf
         self._last_save = time.monotonic()
@@ -185,7 +183,7 @@ class Session:
             share = (aim - low[1]) / max(high[1] - low[1], 1e-6)
             return low[0] * math.pow(high[0] / low[0], min(0.95, max(0.05, share)))
         near = self.tried[-1]
-        return near[0] * math.pow(2.0, (aim - near[1]) / _DB_PER_DOUBLING)
+        return near[0] * math.pow(2.0, (aim - near[1]) / DB_PER_DOUBLING)
 
     def _least_bytes(self, extensions: tuple[Extension, ...]) -> int:
         return least_bytes(
@@ -228,7 +226,6 @@ class Session:
             if self.saved_fit is not None:
                 fit.load(self.saved_fit)
                 self.saved_fit = None
-            self._paced_from = None
             if self._eta is not None:
                 self._eta.begin_tile()
             result = fit.run(self)
@@ -315,8 +312,6 @@ class Session:
             left = self._eta.closing(now) if self._eta and phase in ("code", "verify") else None
             return replace(event, eta_seconds=left)
         cursor = fit.cursor
-        if self._paced_from is None:
-            self._paced_from = (now, cursor.done)
         eta = None
         if self._eta is not None:
             eta = self._eta.fitting(now, tile, cursor.done, fit.remaining)
@@ -362,10 +357,7 @@ class Session:
         """Return what tells the time left, with this machine's calibration if it has one."""
         kernel, threads = self.kernel_name, torch.get_num_threads()
         device = describe_device(self.device)
-        found = load_calibration(
-            calibration_file(cache_folder(), device, kernel, threads),
-            identity_of(device, kernel, threads),
-        )
+        found = stored_calibration(cache_folder(), device, kernel, threads)
         durations = (found or ASSUMED).durations(Workload.of(self.recipe, header))
         return Eta(durations, calibrated=found is not None)
 

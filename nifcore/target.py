@@ -9,6 +9,8 @@ from nifcore.plan import DEFAULT_QUALITY, bpp_of_quality
 
 MOST_BPP = 16.0
 """Highest rate that can be asked for, in bits per pixel."""
+DB_PER_DOUBLING = 2.5
+"""Slope of the published Kodak curve: what twice the rate adds to the PSNR."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Workload:
         """Return what a recipe does with the networks that a header describes."""
         arch = Architecture.of(header)
         _, _, columns, rows = header.tile_box(0)
-        stride = min(recipe.sampling.stride_for(columns * rows), columns, rows)
+        stride = recipe.sampling.stride_for(rows, columns)
         counts = {"fit": 0, "quantise": 0}
         for stage in recipe.stages:
             counts[stage.phase] += stage.steps * stage.iterations(stride**2)

@@ -14,10 +14,10 @@ import typer
 
 from nifcore import config
 from nifcore.bdrate import bd_psnr, bd_rate
-from nifcore.cli import compute, outputs
+from nifcore.cli import compute, outputs, results
 from nifcore.cli.curves import Curve, read_curves
 from nifcore.cli.machine import describe_machine
-from nifcore.cli.messages import SCHEMA_VERSION, finite, print_json
+from nifcore.cli.messages import print_json
 from nifcore.cli.options import (
     Debug,
     Device,
@@ -131,7 +131,7 @@ def encode(
                     raise Cancelled("stopped; a picture finished early would spoil the means")
                 row = _row(Path(file).name, asked, encoded.report)
                 runs.append(row)
-                _write(output, document)
+                results.keep(output, document)
             rows.append(row)
             _print_row(row, json, quiet)
         document["means"].append(_means(asked, rows, curves))
@@ -149,7 +149,7 @@ def encode(
                 f"{row['asked']} against {row['codec']}: BD-rate {row['bd_rate_percent']:+.1f} %, "
                 f"BD-PSNR {row['bd_psnr_db']:+.2f} dB"
             )
-    _write(output, document)
+    results.write(output, document)
     if plot is not None:
         from nifcore.cli.rate_plot import draw
 
@@ -173,12 +173,6 @@ def _earlier(output: str | None, seed: int) -> list[dict[str, Any]]:
     if began_with != seed:
         raise UsageError(f"{output} was measured with seed {began_with}, not {seed}")
     return runs
-
-
-def _write(output: str | None, document: dict[str, Any]) -> None:
-    if output is not None:
-        text = jsonlib.dumps({"schema_version": SCHEMA_VERSION} | finite(document), indent=1)
-        outputs.write(output, text.encode() + b"\n")
 
 
 def _requests(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from nifcore import config
-from nifcore.cli import compute, estimates, outputs
+from nifcore.cli import compute, estimates, outputs, results
 from nifcore.cli.estimates import Ahead, clock, pixel_size
 from nifcore.cli.machine import describe_machine
-from nifcore.cli.messages import SCHEMA_VERSION, columns, finite, print_json, say, similarity
+from nifcore.cli.messages import columns, print_json, say, similarity
 from nifcore.cli.options import Debug, Device, Json, Kernel, MaxPixels, Quiet, Threads
 from nifcore.cli.request import Request
 from nifcore.cli.run import Run
@@ -115,7 +115,7 @@ def ladder(
             print_json({"bpp": document["bpp"]} | level)
     elif not quiet:
         print(columns(_table(levels), right=range(8)))
-    _write(output, document)
+    results.write(output, document)
     if plot is not None:
         from nifcore.cli.ladder_plot import draw
 
@@ -207,7 +207,7 @@ def _measure(
                 seconds=report.seconds,
             )
             document["runs"].append(asdict(done))
-            _write(output, document)
+            results.keep(output, document)
             left = ahead.done(report.seconds)
             if not quiet:
                 say(
@@ -215,12 +215,6 @@ def _measure(
                     f"bpp in {report.seconds:.1f} s; {ahead.finished} of {ahead.count}, "
                     f"about {clock(left)} left"
                 )
-
-
-def _write(output: str | None, document: Mapping[str, Any]) -> None:
-    if output is not None:
-        text = jsonlib.dumps({"schema_version": SCHEMA_VERSION} | finite(document), indent=1)
-        outputs.write(output, text.encode() + b"\n")
 
 
 def _iterations(effort: int) -> dict[str, list[int]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
-from nifcore import config
-from nifcore.calibration import ASSUMED, Calibration, calibration_file, identity_of, load
+from nifcore import calibration, config
+from nifcore.calibration import ASSUMED, Calibration
 from nifcore.cli import compute, inputs
 from nifcore.header import Colour
 from nifcore.limits import Limits
@@ -21,8 +21,7 @@ def stored(settings: config.Settings) -> Calibration | None:
 
     device = describe_device(resolve_device(settings.device))
     kernel, threads = compute.kernel(settings), torch.get_num_threads()
-    path = calibration_file(config.cache_folder(), device, kernel, threads)
-    return load(path, identity_of(device, kernel, threads))
+    return calibration.stored(config.cache_folder(), device, kernel, threads)
 
 
 def current(settings: config.Settings) -> Calibration:

@@ -329,7 +329,6 @@ class BatchSession(Session):
             self.saved_fit = None
         self.kernel_used = self.gathering.kernel_of(plan.arch).name
         self._tiles, self._pace = seats, None
-        self._paced_from = None
         outcomes = self.gathering.fit(header, seats, [self] * len(seats)) if seats else []
         for outcome in outcomes:
             if isinstance(outcome, Exception):

@@ -93,6 +93,15 @@ def test_a_stopped_benchmark_goes_on_where_it_was(coded: Coded, tmp_path: Path) 
     assert titles[1:] == expected
 
 
+def test_stdout_gets_the_whole_document_once(coded: Coded) -> None:
+    run = nif_here(
+        *("bench", "encode", coded.picture, coded.picture, "--effort", 1, "--bpp", 4),
+        *("--quiet", "--output", "-"),
+    )
+    assert run.code == 0, run.stderr
+    assert len(json.loads(run.stdout)["means"]) == 1
+
+
 def test_resuming_what_cannot_be_gone_on_with(coded: Coded, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     arguments = ("bench", "encode", coded.picture, "--effort", 1, "--bpp", 4, "--resume")
