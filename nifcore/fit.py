@@ -43,8 +43,10 @@ from nifcore.tensors import STEP_INDICES, QuantisedTensor
 
 _RATE_UPDATE = 20
 """Iterations between adjustments of the steps to the rate."""
-_RATE_FREEZE = 0.75
-"""Part of the quantisation stage after which the steps stay as they are."""
+_PROBES = 8
+"""Gradients that sensitivities are first estimated from; later ones are averaged in."""
+_PROBE_WEIGHT = 0.2
+"""Weight of the newest probe in the running mean of the sensitivities."""
 _RATE_SLOPE = 0.83
 """-d(log MSE)/d(log rate) of the published Kodak curve: 2.5 dB per doubling of the rate."""
 _FINISH_ITERATIONS = 48
@@ -55,8 +57,8 @@ _DIVERGED = 20.0
 _DIVERGED_LEAST = 1e-3
 """unless its mean squared error is below this (36 dB): next to a perfect fit all is worse."""
 _COLLAPSE_ITERATIONS = 30, 150
-"""A fit must have learnt something halfway through its first stage, or after the second of these;
-one that is to show it before the first is too short to tell."""
+"""A fit must have learnt something after three tenths of its iterations, or after the second of
+these; one that is to show it before the first is too short to tell."""
 _COLLAPSED = 0.9
 """A fit whose error is more than this share of a constant picture's has learnt nothing."""
 _FLAT = 1e-4
@@ -127,6 +129,7 @@ class _Cursor:
     error_sum: float = 0.0
     error_count: int = 0
     best_error: float = math.inf  # of this step
+    error_limit: float = math.inf  # a pass that errs more than this has diverged
     kept_error: float = math.inf  # of this stage
     psnr_db: float | None = None
     loss: float | None = None
@@ -272,13 +275,16 @@ class TileFit:
             self._optimiser = _make_optimiser(stage.optimiser, self.params, self.kernel)
         elif self._optimiser is None:
             self._optimiser = _make_optimiser(Optimiser("soap"), self.params, self.kernel)
-        cursor.best_error = cursor.kept_error = math.inf
         if stage.phase == "quantise":
+            cursor.error_limit = self.lost_above(min(cursor.best_error, cursor.kept_error))
             if self.recipe.published_bits is not None:
                 self.lattice = PublishedLattice(self.recipe.published_bits)
-            else:
-                probes = [self.lattice_of(i) for i in range(min(3, self.pass_length))]
-                self.sensitivity = sensitivities(self.kernel, self.params, probes, self.generator)
+        cursor.best_error = cursor.kept_error = math.inf
+
+    def lost_above(self, error: float) -> float:
+        """Return the mean squared error that shows that a fit of ``error`` has been undone."""
+        constant = _COLLAPSED * self.spread
+        return constant if error < constant / 2.0 and self.spread > _FLAT else math.inf
 
     def _finish_early(self, monitor: Monitor) -> None:
         """Make this the last step: quantise at once, or stop if that is under way."""
@@ -286,16 +292,15 @@ class TileFit:
         cursor.finishing = True
         cursor.order, cursor.error_sum, cursor.error_count = [], 0.0, 0
         last = len(self.recipe.stages) - 1
-        if cursor.stage < last:
-            if math.isfinite(min(cursor.best_error, cursor.kept_error)):
-                better = self.best if cursor.best_error <= cursor.kept_error else self.kept
-                _copy_into(self.params, better)
-            cursor.stage, cursor.step, cursor.iteration = last, 0, 0
-        if self.lattice is None:
-            monitor.say("finishing early: quantising the best state so far")
-        else:
+        if cursor.stage == last and self.rounding and self.lattice is not None:
             self._end_step()
             monitor.say("finishing early: coding the best state so far")
+            return
+        monitor.say("finishing early: quantising the best state so far")
+        if math.isfinite(min(cursor.best_error, cursor.kept_error)):
+            better = self.best if cursor.best_error <= cursor.kept_error else self.kept
+            _copy_into(self.params, better)
+        cursor.stage, cursor.step, cursor.iteration = last, 0, 0
 
     def _end_step(self) -> None:
         stage, cursor = self.stage, self.cursor
@@ -312,6 +317,7 @@ class TileFit:
             _copy_into(self.params, source)
         if not last and stage.restart is not None:
             self._disturb(stage.restart, cursor.step / stage.steps)
+            cursor.error_limit = math.inf  # a restart may well raise the error
         cursor.best_error = math.inf
         if last:
             cursor.stage += 1
@@ -371,15 +377,43 @@ class TileFit:
         at = (before + cursor.iteration) // self.pass_length
         return stage.schedule.rate(Moment(done, total, at)) * cursor.rate_scale
 
-    def _control_rate(self) -> None:
-        """Keep the uniform lattice's steps at the bit budget, until they freeze."""
+    @property
+    def rounding(self) -> bool:
+        """Whether the iteration at hand sees rounded weights."""
+        return self._rounded_for >= 0
+
+    @property
+    def _rounded_for(self) -> int:
+        """How many iterations of the step saw rounded weights; negative before the first."""
+        stage = self.stage
+        if stage.phase == "fit":
+            return -1
+        length = self._length(stage)
+        return self.cursor.iteration - max(0, length - (stage.rounded or length))
+
+    @property
+    def steps_due(self) -> bool:
+        """Whether the iteration at hand chooses the steps of the uniform lattice."""
+        if self.recipe.published_bits is not None:
+            return False
+        rounded, left = self._rounded_for, self._length(self.stage) - self.cursor.iteration
+        due = self.cursor.iteration % _RATE_UPDATE == 0 and rounded < left
+        return self.lattice is None or rounded == 0 or due
+
+    def _control_rate(self, *, probed: bool = False) -> None:
+        """Keep the uniform lattice's steps at the bit budget until weights settle on them.
+
+        Args:
+            probed: the sensitivities are those of the weights as they are.
+        """
         if self.recipe.published_bits is not None:
             return
-        cursor = self.cursor
-        frozen = cursor.iteration > self._length(self.stage) * _RATE_FREEZE
-        due = cursor.iteration % _RATE_UPDATE == 0
-        if self.lattice is None or (due and not frozen):
+        cursor, chosen = self.cursor, self.steps_due
+        due = chosen or cursor.iteration % _RATE_UPDATE == 0
+        if chosen:
             assert self.budget is not None
+            if not probed:
+                self._probe()
             self.lattice = lattice_for_rate(
                 self.params,
                 self.sensitivity,
@@ -387,7 +421,8 @@ class TileFit:
                 self.budget.estimate,
                 self.lattice if isinstance(self.lattice, UniformLattice) else None,
             )
-            # errors under other steps are not comparable
+            # errors under other steps are comparable only roughly
+            cursor.error_limit = min(cursor.error_limit, _limit(cursor.best_error))
             cursor.best_error = math.inf
             cursor.error_sum, cursor.error_count = 0.0, 0
         if due and self.recipe.rate_weight and self.budget is not None:
@@ -398,8 +433,26 @@ class TileFit:
                 for m, p in zip(found, self.params, strict=True)
             ]
 
+    def _probe(self) -> None:
+        """Bring the tensors' sensitivities up to date."""
+        cursor = self.cursor
+        first = 0 if not self.sensitivity else cursor.iteration // _RATE_UPDATE
+        count = 1 if self.sensitivity else _PROBES
+        probes = [self.lattice_of((first + i) % self.pass_length) for i in range(count)]
+        found = sensitivities(self.kernel, self.params, probes, self.signs())
+        known = self.sensitivity or found
+        self.sensitivity = [
+            (1.0 - _PROBE_WEIGHT) * old + _PROBE_WEIGHT * new
+            for old, new in zip(known, found, strict=True)
+        ]
+
+    def signs(self) -> torch.Generator:
+        """Return a generator of random signs on the device of the fit."""
+        seed = int(torch.randint(0, 2**62, (), generator=self.generator))
+        return torch.Generator(self.target.device).manual_seed(seed)
+
     def _rounded_weights(self) -> Params:
-        """Return the weights on the lattice; the next call may overwrite them."""
+        """Return the weights that the iteration sees; the next call may overwrite them."""
         lattice, rounding = self.lattice, self._rounding
         assert lattice is not None
         if not isinstance(lattice, UniformLattice):
@@ -411,7 +464,7 @@ class TileFit:
             or rounding.widths is not self.widths
         ):
             rounding = self._rounding = Rounding(self.params, lattice, self.widths)
-        return rounding.weights()
+        return rounding.weights(self.rounding)
 
     def _add_rate_gradient(self, gradients: list[Tensor], error: float) -> None:
         """Add the gradient of ``lambda * bits`` to ``gradients``.
@@ -432,8 +485,8 @@ class TileFit:
             return
         error = cursor.error_sum / cursor.error_count
         cursor.error_sum, cursor.error_count = 0.0, 0
-        known = cursor.best_error  # of this step: a restart may well raise the error
-        if math.isfinite(known) and error > max(_DIVERGED * known, _DIVERGED_LEAST):
+        limit = min(cursor.error_limit, _limit(cursor.best_error))
+        if error > limit and cursor.recoveries < _RECOVERIES:  # after those, better bad than none
             self._recover(monitor)
             return
         cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))
@@ -450,8 +503,7 @@ class TileFit:
         """
         cursor = self.cursor
         least, most = _COLLAPSE_ITERATIONS
-        first = self.recipe.stages[0]
-        due = min(first.steps * first.iterations(self.pass_length) // 2, most)
+        due = min(self.iterations * 3 // 10, most)
         if cursor.learnt or cursor.finishing or due < least or cursor.done < due:
             return False
         lost = error > _COLLAPSED * self.spread and self.spread > _FLAT
@@ -463,7 +515,8 @@ class TileFit:
         starts, scale = self.cursor.starts + 1, self.recipe.rate_scale(self.arch.parameters)
         vars(self.cursor).update(vars(_Cursor(starts=starts, rate_scale=scale)))
         _copy_into(self.params, self._start())
-        self._optimiser = None
+        self._optimiser = self.lattice = None
+        self.sensitivity, self.widths = [], []
         monitor.say(
             "the fit collapsed to a constant: starting again from other weights "
             f"(start {starts} of {_STARTS})"
@@ -481,6 +534,9 @@ class TileFit:
         cursor.rate_scale *= 0.5
         _copy_into(self.params, self.best)
         cursor.order, cursor.error_sum, cursor.error_count = [], 0.0, 0
+        if self.recipe.published_bits is None:
+            # it may be the steps that undid the fit
+            self.lattice, self.sensitivity = None, []
         spec = next(
             s.optimiser for s in self.recipe.stages[cursor.stage :: -1] if s.optimiser is not None
         )
@@ -569,6 +625,11 @@ def _make_optimiser(spec: Optimiser, params: Params, kernel: Kernel) -> Soap | _
     if spec.name == "soap":
         return make_soap(params, kernel)
     return _AdamW(params, spec.weight_decay)
+
+
+def _limit(error: float) -> float:
+    """Return the error of a pass that, after one of ``error``, counts as diverged."""
+    return max(_DIVERGED * error, _DIVERGED_LEAST)
 
 
 def _clone(params: Params) -> Params:

@@ -25,7 +25,7 @@ from nifcore.architecture import Architecture
 from nifcore.errors import ImpossibleTarget
 from nifcore.header import CRC_BYTES, Colour, Header, NetShape, header_bytes
 
-BITS_PER_PARAMETER = 5.4
+BITS_PER_PARAMETER = 5.0
 _MIN_PARAMETERS = 60
 _MIN_BITS_PER_PARAMETER = 2.5
 """Below this, steps are so wide that nothing is left of the picture."""

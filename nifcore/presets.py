@@ -119,13 +119,16 @@ class Stage:
     """One phase of fitting.
 
     Attributes:
-        phase: "fit" trains the weights, "quantise" trains through rounding.
+        phase: "fit" trains the weights, "quantise" trains them towards few bits and through
+            rounding.
         steps: rounds with a restart between them.
         length: of each step, in passes over every pixel or in optimiser iterations.
         unit: which of the two. Iterations cost the same on pictures of any size, as their
             lattices hold about equally many pixels.
         optimiser: started afresh at the stage's beginning; None goes on with the last stage's.
         restart: how weights are disturbed between steps, or None.
+        rounded: iterations at the end of a quantising step that see rounded weights, or None for
+            all. Those before feel the rate term only.
     """
 
     phase: Literal["fit", "quantise"]
@@ -136,10 +139,16 @@ class Stage:
     schedule: Sawtooth | Cosine
     objective: Objective
     restart: Restart | None = None
+    rounded: int | None = None
 
     def iterations(self, pass_length: int) -> int:
         """Return the iterations of one step where a pass takes ``pass_length``."""
         return self.length * (pass_length if self.unit == "passes" else 1)
+
+    def lasting(self, length: int) -> Stage:
+        """Return the stage with steps of another length, as great a share of them rounded."""
+        rounded = self.rounded and max(1, round(self.rounded * length / self.length))
+        return replace(self, length=length, rounded=rounded)
 
 
 @dataclass(frozen=True)
@@ -303,34 +312,40 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 """The published recipes by name."""
 
 
-def _effort(level: int, fit: int, quantise: int, peak: float, summary: str) -> Recipe:
-    """Build a level; the longer a fit, the lower the peak of its learning rate."""
+def _effort(
+    level: int, fit: int, quantise: int, peak: float, rate_weight: float, summary: str
+) -> Recipe:
+    """Build a level; the longer a fit, the lower its learning rate and the more bits may cost."""
     schedule = Cosine(peak, final=0.0)
     objective = Objective("mse")
+    # fewer rounded iterations than this do not make good for the rounding
+    rounded = max(60, quantise // 10)
     return Recipe(
         name=f"effort-{level}",
         summary=summary,
         sampling=Sampling(stride=None),
         stages=(
             Stage("fit", 1, fit, "iterations", Optimiser("soap"), schedule, objective),
-            Stage("quantise", 1, quantise, "iterations", None, schedule, objective),
+            Stage(
+                "quantise", 1, quantise, "iterations", None, schedule, objective, rounded=rounded
+            ),
         ),
-        rate_weight=1.0,
+        rate_weight=rate_weight,
         weights_at_peak=16_000,
     )
 
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
     {
-        1: _effort(1, 240, 160, 5e-3, "a first look"),
-        2: _effort(2, 420, 280, 5e-3, "quick"),
-        3: _effort(3, 720, 480, 5e-3, "quick, better"),
-        4: _effort(4, 1200, 800, 4e-3, "balanced, fast"),
-        5: _effort(5, 2000, 1300, 3e-3, "balanced (default)"),
-        6: _effort(6, 3400, 2200, 3e-3, "thorough"),
-        7: _effort(7, 5700, 3800, 2e-3, "slow"),
-        8: _effort(8, 9600, 6400, 2e-3, "slower"),
-        9: _effort(9, 16200, 10800, 2e-3, "as good as it gets"),
+        1: _effort(1, 100, 300, 5e-3, 1.0, "a first look"),
+        2: _effort(2, 150, 550, 5e-3, 1.2, "quick"),
+        3: _effort(3, 200, 1000, 5e-3, 1.4, "quick, better"),
+        4: _effort(4, 200, 1800, 4e-3, 1.5, "balanced, fast"),
+        5: _effort(5, 200, 3100, 3e-3, 1.5, "balanced (default)"),
+        6: _effort(6, 200, 5400, 3e-3, 1.5, "thorough"),
+        7: _effort(7, 200, 9300, 3e-3, 1.5, "slow"),
+        8: _effort(8, 200, 15800, 2e-3, 1.5, "slower"),
+        9: _effort(9, 200, 26800, 2e-3, 1.5, "as good as it gets"),
     }
 )
 """The effort ladder."""
@@ -359,5 +374,5 @@ def find_recipe(preset: str | None, effort: int | None) -> Recipe:
 
 def shortened(recipe: Recipe, factor: float) -> Recipe:
     """Return the recipe with every step's length scaled by ``factor``, at least 1."""
-    stages = tuple(replace(s, length=max(1, round(s.length * factor))) for s in recipe.stages)
+    stages = tuple(stage.lasting(max(1, round(stage.length * factor))) for stage in recipe.stages)
     return replace(recipe, stages=stages)

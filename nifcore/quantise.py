@@ -1,9 +1,9 @@
 """From trained weights to symbols: step sizes, and rounding that training can see through.
 
-Our lattice gives every tensor the step that costs equal error per bit: the loss rise under small
-uniform noise measures a tensor's sensitivity h (loss per unit of weight variance), a step d adds
-about ``n h d^2 / 12``, and minimising that at a fixed rate makes d proportional to 1/sqrt(h). One
-common factor then sets the rate.
+Our lattice gives every tensor the step that costs equal error per bit: a tensor's sensitivity h is
+what the error rises by per unit of its weights' variance, a step d adds about ``n h d^2 / 12``, and
+minimising that at a fixed rate makes d proportional to 1/sqrt(h). One common factor then sets the
+rate.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nifcore.flat import flattened, joined, parts, spread
 from nifcore.kernels import Kernel
+from nifcore.losses import Objective
 from nifcore.network import Grid, Params
 from nifcore.tensors import (
     STEP_INDICES,
@@ -30,9 +31,8 @@ from nifcore.tensors import (
     step_size,
 )
 
-_NOISE = 1 / 16
-"""Probe noise spans this fraction of a tensor's standard deviation."""
-_PROBES = 3
+_LEAST_SENSITIVITY = 1e-12
+"""Of a tensor that no output depends on, so that its step stays finite."""
 _WIDEST = 1.0
 """Widest step, as a multiple of a tensor's root mean square."""
 _GRAIN = 8
@@ -106,16 +106,23 @@ class Rounding:
         self._weights = parts(self._row, params)
         self._spread = flattened(widths) * self._steps.square() if widths else None
 
-    def weights(self) -> Params:
-        """Return :meth:`UniformLattice.values`, to be used before the next call."""
+    def weights(self, rounded: bool = True) -> Params:
+        """Return :meth:`UniformLattice.values`, or the weights as they are.
+
+        They are to be used before the next call.
+        """
         source = flattened(self.params) if self._source is None else self._source
-        torch.div(source, self._steps, out=self._row).round_().mul_(self._steps)
+        if rounded:
+            torch.div(source, self._steps, out=self._row).round_().mul_(self._steps)
+        else:
+            self._row.copy_(source)
         return self._weights
 
     def add_rate_gradient(self, gradients: Sequence[Tensor], price: float) -> None:
         """Add the gradient of ``price / 2 * log(1 + q**2 / c)``, summed, to ``gradients``.
 
-        The symbols q are those of the last :meth:`weights`, c are the widths.
+        The symbols q are those of the last :meth:`weights`, fractions where those were not
+        rounded; c are the widths.
         """
         assert self._spread is not None
         # q / (q^2 + c) / step with q = w / step
@@ -189,36 +196,32 @@ def as_weights(tensor: QuantisedTensor, device: torch.device) -> Tensor:
 def sensitivities(
     kernel: Kernel,
     params: Params,
-    lattices: Sequence[tuple[Grid, Tensor]],
+    probes: Sequence[tuple[Grid, Tensor]],
     generator: torch.Generator,
 ) -> list[float]:
-    """Measure every tensor's rise of the mean squared error per unit of weight variance.
+    """Estimate every tensor's rise of the mean squared error per unit of weight variance.
+
+    To second order that rise is ``mean((d output / d weight)**2)``, whatever the error is now (the
+    Gauss-Newton part of the curvature, which is never negative). The gradient of the error towards
+    a target that differs from the output by random signs squares to it in the mean (Hutchinson's
+    estimator), so that one gradient probes all tensors.
 
     Args:
-        lattices: pairs of a grid and its target; the first few are used as probes.
-        generator: CPU generator of the noise.
+        probes: pairs of a grid and a target (channels, rows, cols); one gradient is taken on each.
+        generator: of the signs, on the device of the targets.
 
     Returns:
         One positive number per tensor: d(MSE) / d(variance of one of its weights).
     """
-    probes = [lattices[i % len(lattices)] for i in range(_PROBES)]
-
-    def error(weights: Params, probe: tuple[Grid, Tensor]) -> float:
-        return float((kernel.forward(weights, probe[0]) - probe[1]).square().mean())
-
-    still = [error(params, probe) for probe in probes]
-    floor = 1e-6 * sum(still) + 1e-12
-    result = []
-    for index, p in enumerate(params):
-        span = _NOISE * _spread(p)
-        rise = 0.0
-        for probe, before in zip(probes, still, strict=True):
-            noise = (torch.rand(p.shape, generator=generator) - 0.5).mul_(span).to(p)
-            # both signs, so that the slope at an unfinished fit cancels and curvature remains
-            for moved in (p + noise, p - noise):
-                rise += error([*params[:index], moved, *params[index + 1 :]], probe) - before
-        result.append(max(rise, floor) / (2 * _PROBES) / (p.numel() * span**2 / 12))
-    return result
+    sums = [0.0] * len(params)
+    for grid, like in probes:
+        output = kernel.forward(params, grid)
+        drawn = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
+        signs = drawn.mul_(2).sub_(1).to(like)
+        _, gradients, _ = kernel.loss_and_gradient(params, grid, output - signs, Objective())
+        for index, gradient in enumerate(gradients):
+            sums[index] += float(gradient.square().mean()) * like.numel() / 4.0
+    return [max(total / len(probes), _LEAST_SENSITIVITY) for total in sums]
 
 
 def _spread(p: Tensor) -> float:

@@ -229,7 +229,7 @@ def _shortened(preset: str | None) -> Recipe:
         recipe = PRESETS[preset]
         lengths = dict.fromkeys(("fit", "quantise"), _PRESET_ITERATIONS)
     stages = tuple(
-        replace(stage, steps=1, length=lengths[stage.phase], unit="iterations")
+        replace(stage.lasting(lengths[stage.phase]), steps=1, unit="iterations")
         for stage in recipe.stages
     )
     return replace(recipe, stages=stages)

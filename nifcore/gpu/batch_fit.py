@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,9 +40,10 @@ from nifcore.gpu.layout import Layout
 from nifcore.gpu.soap import BatchAdamW, BatchOptimiser, BatchSoap
 from nifcore.gpu.stacked import inside
 from nifcore.kernels import Kernel
+from nifcore.losses import Objective
 from nifcore.network import Params
 from nifcore.presets import Moment, Optimiser, Recipe
-from nifcore.quantise import _NOISE, _PROBES, PublishedLattice, UniformLattice
+from nifcore.quantise import _LEAST_SENSITIVITY, PublishedLattice, UniformLattice
 from nifcore.soap import Soap
 from nifcore.tensors import step_size
 
@@ -161,6 +162,7 @@ class BatchFit:
         self.best, self.kept = self.weights.clone(), self.weights.clone()
         endless = self.weights.new_full((len(seats),), math.inf)
         self.best_error, self.kept_error = endless, endless.clone()
+        self.error_limit = endless.clone()
         self.error_sum, self.samples = torch.zeros_like(endless), torch.zeros_like(endless)
         self.loss = torch.zeros_like(endless)
         self.bad = torch.zeros_like(endless, dtype=torch.bool)
@@ -251,21 +253,35 @@ class BatchFit:
         stage = self.seats[0].stage
         if stage.optimiser is not None or self._optimiser is None:
             self._optimiser = self._make_optimiser(stage.optimiser or Optimiser("soap"))
+        if stage.phase == "quantise":
+            fitted = torch.minimum(self.best_error, self.kept_error).tolist()
+            limits = [
+                seat.lost_above(error) for seat, error in zip(self.seats, fitted, strict=True)
+            ]
+            self.error_limit.copy_(torch.tensor(limits))
+            if self.recipe.published_bits is not None:
+                for seat in self.seats:
+                    seat.lattice = PublishedLattice(self.recipe.published_bits)
         self.best_error.fill_(math.inf)
         self.kept_error.fill_(math.inf)
-        if stage.phase != "quantise":
-            return
-        if self.recipe.published_bits is not None:
-            for seat in self.seats:
-                seat.lattice = PublishedLattice(self.recipe.published_bits)
-            return
-        indices = range(min(3, self.store.count))
-        probes = [self.store.gather(torch.full_like(self._items(), index)) for index in indices]
-        generators = [seat.generator for seat in self.seats]
-        measured = batch_sensitivities(self.kernel, self.layout, self.weights, probes, generators)
-        self.sensitivity.copy_(measured)
-        for seat, sensitivity in zip(self.seats, measured.tolist(), strict=True):
+
+    def _probe(self) -> None:
+        """Bring the sensitivities of all up to date, see :meth:`TileFit._probe`."""
+        known = bool(self.seats[0].sensitivity)
+        first = self._clock.iteration // single._RATE_UPDATE if known else 0
+        found = self._sensitivities(first, 1 if known else single._PROBES)
+        if known:
+            found = torch.lerp(self.sensitivity, found, single._PROBE_WEIGHT)
+        self.sensitivity.copy_(found)
+        for seat, sensitivity in zip(self.seats, found.tolist(), strict=True):
             seat.sensitivity = sensitivity
+
+    def _sensitivities(self, first: int, count: int) -> Tensor:
+        """Return (B, tensors) from ``count`` lattices, ``first`` and those after it."""
+        lattices = [(first + i) % self.store.count for i in range(count)]
+        probes = [self.store.gather(torch.full_like(self._items(), each)) for each in lattices]
+        generators = [seat.signs() for seat in self.seats]
+        return batch_sensitivities(self.kernel, self.layout, self.weights, probes, generators)
 
     def _make_optimiser(self, spec: Optimiser) -> BatchOptimiser:
         self._recorder.forget()
@@ -301,9 +317,9 @@ class BatchFit:
         """Keep what is best, and let the host see how all are doing."""
         error = self.error_sum / self.samples
         known = self.best_error
-        limit = (single._DIVERGED * known).clamp_min(single._DIVERGED_LEAST)
+        limit = torch.minimum(_limit(known), self.error_limit)
         counted = self.samples > 0
-        worse = ~error.isfinite() | (known.isfinite() & (error > limit))
+        worse = ~error.isfinite() | (error > limit)
         diverged = self.bad | (counted & worse)
         better = counted & ~diverged & (error < known)
         self.best.copy_(torch.where(better[:, None], self.weights, self.best))
@@ -322,41 +338,43 @@ class BatchFit:
                 seat.cursor.psnr_db = 10.0 * math.log10(4.0 / max(mean, 1e-12))
                 if seat.collapsed(mean):
                     collapsed.append(seat)
-        if fallen:
-            self._recover(fallen)
-        for seat in collapsed:
-            self._start_again(seat)
-
-    def _recover(self, fallen: Sequence[Seat]) -> None:
-        """Take items back to their best state with half the learning rate and fresh moments."""
-        assert self._optimiser is not None
         for seat in fallen:
-            cursor = seat.cursor
-            cursor.recoveries += 1
-            if cursor.recoveries > single._RECOVERIES:
-                self._leave(seat)
-                diverged = FitDiverged(
-                    f"fitting diverged {cursor.recoveries} times in spite of "
-                    f"learning rates down to {cursor.rate_scale:g} of the preset's"
-                )
-                self._settle(seat, diverged)
-                continue
-            cursor.rate_scale *= 0.5
-            row = self.seats.index(seat)
-            self.weights[row] = self.best[row]
-            self._optimiser.restart([row])
-            self.monitors[id(seat)].say(
-                "the fit diverged: back to the best state with the learning rate halved "
-                f"(recovery {cursor.recoveries} of {single._RECOVERIES})"
-            )
+            if seat.stage.phase == "fit":
+                self._recover(seat)
+            else:
+                self._go_alone(seat, seat._recover)
+        for seat in collapsed:
+            self._go_alone(seat, seat._start_again)
 
-    def _start_again(self, seat: Seat) -> None:
-        """Let a collapsed fit begin from other weights; it goes on alone, the others are ahead."""
+    def _recover(self, seat: Seat) -> None:
+        """Take an item back to its best state with half the learning rate and fresh moments."""
+        assert self._optimiser is not None
+        cursor = seat.cursor
+        cursor.recoveries += 1
+        if cursor.recoveries > single._RECOVERIES:
+            self._leave(seat)
+            diverged = FitDiverged(
+                f"fitting diverged {cursor.recoveries} times in spite of "
+                f"learning rates down to {cursor.rate_scale:g} of the preset's"
+            )
+            self._settle(seat, diverged)
+            return
+        cursor.rate_scale *= 0.5
+        row = self.seats.index(seat)
+        self.weights[row] = self.best[row]
+        self._optimiser.restart([row])
+        self.monitors[id(seat)].say(
+            "the fit diverged: back to the best state with the learning rate halved "
+            f"(recovery {cursor.recoveries} of {single._RECOVERIES})"
+        )
+
+    def _go_alone(self, seat: Seat, again: Callable[[Monitor], None]) -> None:
+        """Let a fit begin ``again``, from other weights, steps or rates than the others have."""
         monitor = self.monitors[id(seat)]
         outcome: Outcome
         self._leave(seat)
         try:
-            seat._start_again(monitor)
+            again(monitor)
             outcome = seat.run(monitor)
         except Exception as error:
             # as in _ask: one item's trouble stays its own
@@ -374,6 +392,7 @@ class BatchFit:
             source = self.best if stage.phase == "fit" and not last else self.kept
             self.weights.copy_(source)
         if not last and stage.restart is not None:
+            self.error_limit.fill_(math.inf)
             for row, seat in enumerate(self.seats):
                 self._disturb(row, seat, step / stage.steps)
         self.best_error.fill_(math.inf)
@@ -399,7 +418,7 @@ class BatchFit:
         assert optimiser is not None
         if stage.phase == "quantise":
             self._control_rates()
-        name = (self._clock.stage, optimiser.due)
+        name = (self._clock.stage, self.seats[0].rounding, optimiser.due)
         if optimiser.fresh:
             self._work(begin=True)
         else:
@@ -434,7 +453,9 @@ class BatchFit:
         self.position += 1
 
     def _rounded(self) -> Tensor:
-        """Return the weights as their lattices have them."""
+        """Return the weights as the iteration sees them."""
+        if not self.seats[0].rounding:
+            return self.weights
         if self.recipe.published_bits is None:
             return torch.round(self.weights / self.steps) * self.steps
         levels = 2 ** (self.recipe.published_bits - 1) - 1
@@ -452,11 +473,13 @@ class BatchFit:
 
     def _control_rates(self) -> None:
         """Let every fit keep its steps at its budget, where that is due."""
-        clock = self._clock
         if self.recipe.published_bits is not None:
             return
-        if self.seats[0].lattice is not None and clock.iteration % single._RATE_UPDATE:
+        choose = self.seats[0].steps_due
+        if not choose and self._clock.iteration % single._RATE_UPDATE:
             return
+        if choose:
+            self._probe()
         if self.account is not None:
             self._choose_steps(self.account)
             return
@@ -466,7 +489,7 @@ class BatchFit:
             before = seat.lattice
             seat.batch = None
             seat.params = [view[0] for view in self.layout.views(host[row : row + 1])]
-            seat._control_rate()
+            seat._control_rate(probed=True)
             seat.batch = self
             changed = changed or seat.lattice is not before
             assert isinstance(seat.lattice, UniformLattice)
@@ -481,9 +504,7 @@ class BatchFit:
 
     def _choose_steps(self, account: Account) -> None:
         """Do on the device what :meth:`TileFit._control_rate` does for one fit."""
-        clock, seat = self._clock, self.seats[0]
-        frozen = clock.iteration > seat.stage.iterations(self.store.count) * single._RATE_FREEZE
-        if seat.lattice is None or not frozen:
+        if self.seats[0].steps_due:
             indices = account.choose(self.weights, self.sensitivity, self.bits)
             self.steps.copy_(account.steps[indices][:, self._owners])
             for each, found in zip(self.seats, indices.tolist(), strict=True):
@@ -497,7 +518,8 @@ class BatchFit:
             self.widths.copy_(8.69 * expected.square() + 1.0)
 
     def _forget_errors(self) -> None:
-        """Errors under other steps are not comparable."""
+        """Errors under other steps are comparable only roughly."""
+        self.error_limit.copy_(torch.minimum(self.error_limit, _limit(self.best_error)))
         self.best_error.fill_(math.inf)
         self.error_sum.zero_()
         self.samples.zero_()
@@ -532,6 +554,7 @@ class BatchFit:
         cursor.error_sum, cursor.error_count = float(self.error_sum[row]), int(self.samples[row])
         cursor.best_error = float(self.best_error[row])
         cursor.kept_error = float(self.kept_error[row])
+        cursor.error_limit = float(self.error_limit[row])
         if isinstance(seat.lattice, UniformLattice):
             seat.widths = self.layout.unpack(self.widths[row])
         if self._optimiser is None:
@@ -559,8 +582,8 @@ class BatchFit:
         others = [i for i in range(len(self.seats) + 1) if i != row]
         items = torch.tensor(others, device=self.device)
         for name in (
-            "weights", "best", "kept", "best_error", "kept_error", "error_sum", "samples",
-            "loss", "bad", "steps", "widths", "bits", "sensitivity",
+            "weights", "best", "kept", "best_error", "kept_error", "error_limit", "error_sum",
+            "samples", "loss", "bad", "steps", "widths", "bits", "sensitivity",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name).index_select(0, items))
         self.order = self.order.index_select(1, items)
@@ -569,6 +592,11 @@ class BatchFit:
         if self._optimiser is not None:
             self._optimiser.keep(items, self.weights)
         self._recorder.forget()
+
+
+def _limit(error: Tensor) -> Tensor:
+    """Return, for all items, what :func:`nifcore.fit._limit` does."""
+    return (single._DIVERGED * error).clamp_min(single._DIVERGED_LEAST)
 
 
 class _Once:
@@ -592,38 +620,29 @@ def batch_sensitivities(
     probes: Sequence[Batch],
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Measure what :func:`nifcore.quantise.sensitivities` measures, for all items at once.
+    """Estimate what :func:`nifcore.quantise.sensitivities` does, for all items at once.
 
     Args:
         weights: (B, N).
-        probes: what the items see; the first few are used.
-        generators: of the noise, one per item.
+        probes: what the items see; one gradient is taken on each.
+        generators: of the signs, one per item, on the device of ``weights``.
 
     Returns:
         (B, tensors): d(MSE) / d(variance of one of a tensor's weights).
     """
-
-    probes = [probes[i % len(probes)] for i in range(_PROBES)]
-    masks = {id(probe): inside(probe) for probe in probes}
-
-    def error(moved: Tensor, probe: Batch) -> Tensor:
-        difference = torch.where(masks[id(probe)], kernel.forward(moved, probe) - probe.target, 0.0)
-        return difference.square().sum((1, 2, 3)) / probe.samples
-
-    still = [error(weights, probe) for probe in probes]
-    floor = 1e-6 * torch.stack(still).sum(0) + 1e-12
-    result = []
-    for index, view in enumerate(layout.views(weights)):
-        shape, axes = view.shape[1:], tuple(range(1, view.dim()))
-        span = _NOISE * view.square().mean(axes).sqrt().clamp_min(1e-4)
-        rise = torch.zeros_like(floor)
-        for probe, before in zip(probes, still, strict=True):
-            drawn = torch.stack([torch.rand(shape, generator=g) - 0.5 for g in generators])
-            noise = drawn.to(view) * span.view(-1, *(1,) * len(shape))
-            for sign in (1.0, -1.0):
-                moved = weights.clone()
-                layout.views(moved)[index].add_(noise, alpha=sign)
-                rise += error(moved, probe) - before
-        size = math.prod(shape)
-        result.append(torch.maximum(rise, floor) / (2 * _PROBES) / (size * span**2 / 12))
-    return torch.stack(result, 1)
+    sums = weights.new_zeros(len(weights), len(layout.shapes))
+    for probe in probes:
+        shape = probe.target.shape[1:]
+        drawn = [
+            torch.randint(0, 2, shape, generator=g, device=weights.device, dtype=torch.int8)
+            for g in generators
+        ]
+        signs = torch.stack(drawn).mul_(2).sub_(1).to(weights)
+        target = torch.where(inside(probe), kernel.forward(weights, probe) - signs, 0.0)
+        _, gradient, _ = kernel.loss_and_gradient(
+            weights, replace(probe, target=target), Objective()
+        )
+        for index, view in enumerate(layout.views(gradient)):
+            mean = view.square().flatten(1).mean(1)
+            sums[:, index] += mean * probe.samples / 4.0
+    return (sums / len(probes)).clamp_min(_LEAST_SENSITIVITY)

@@ -1,6 +1,7 @@
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,6 +230,31 @@ def test_a_flat_picture_is_no_collapse():
     fit, watch = make_dead(9, EFFORT, torch.full((3, 40, 48), 0.25)), Watch()
     assert fit.run(watch) is not None
     assert watch.messages == []
+
+
+class Misjudged(TileFit):
+    """A fit whose first lattice rounds all but one tensor away, as wrong sensitivities would."""
+
+    misjudged = 1
+
+    def _probe(self):
+        super()._probe()
+        if self.rounding and self.misjudged > 0:
+            self.misjudged -= 1
+            self.sensitivity[1:] = [1e-12] * (len(self.params) - 1)
+
+
+def test_steps_that_undo_a_fit_are_noticed_and_chosen_again():
+    stages = EFFORT.stages[0], replace(EFFORT.stages[1], rounded=40)
+    budget, watch = BUDGET, Watch()
+    recipe = replace(EFFORT, stages=stages)
+    fit = Misjudged(ARCH, ChunkedKernel(ARCH, threads=1), picture(), recipe, budget, seed=0)
+
+    result = fit.run(watch)
+
+    assert [m for m in watch.messages if "back to the best state" in m]
+    assert psnr_of(fit, result) > psnr_of_a_constant() + 6
+    assert budget.exact(result.rounded.tensors) <= budget.bits
 
 
 def test_a_collapsed_fit_resumes_after_its_second_start():

@@ -158,3 +158,18 @@ def test_coarsening_spends_fewer_bits_each_time():
 
     assert spent == sorted(spent, reverse=True)
     assert len(set(spent)) == 4
+
+
+def test_sensitivities_are_the_gauss_newton_part_of_the_curvature_whatever_the_error_is():
+    params = weights(4)
+    grid = pixel_grid(ARCH, 24, 20, torch.device("cpu"))
+    target = torch.rand((ARCH.channels, 24, 20), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(0)
+
+    found = sensitivities(make_kernel(ARCH), params, [(grid, target)] * 200, generator)
+
+    slopes = torch.autograd.functional.jacobian(
+        lambda *ps: forward(ARCH, list(ps), grid).flatten(), tuple(params)
+    )
+    for h, slope in zip(found, slopes, strict=True):
+        assert h == pytest.approx(float(slope.square().mean(0).mean()), rel=0.3)
