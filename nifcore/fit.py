@@ -42,7 +42,9 @@ from nifcore.soap import Soap
 from nifcore.tensors import STEP_INDICES, QuantisedTensor
 
 _RATE_UPDATE = 20
-"""Iterations between adjustments of the steps to the rate."""
+"""Least iterations between adjustments of the steps to the rate,"""
+_RATE_UPDATES = 80
+"""and how many of them a step is given."""
 _PROBES = 8
 """Gradients that sensitivities are first estimated from; later ones are averaged in."""
 _PROBE_WEIGHT = 0.2
@@ -383,6 +385,11 @@ class TileFit:
         return self._rounded_for >= 0
 
     @property
+    def rounding_begins(self) -> bool:
+        """Whether the iteration at hand is the step's first that sees rounded weights."""
+        return self._rounded_for == 0
+
+    @property
     def _rounded_for(self) -> int:
         """How many iterations of the step saw rounded weights; negative before the first."""
         stage = self.stage
@@ -392,13 +399,20 @@ class TileFit:
         return self.cursor.iteration - max(0, length - (stage.rounded or length))
 
     @property
+    def rate_turn(self) -> int | None:
+        """How many adjustments to the rate the step has had, where the next one is due."""
+        every = max(_RATE_UPDATE, self._length(self.stage) // _RATE_UPDATES)
+        turn, past = divmod(self.cursor.iteration, every)
+        return None if past else turn
+
+    @property
     def steps_due(self) -> bool:
         """Whether the iteration at hand chooses the steps of the uniform lattice."""
         if self.recipe.published_bits is not None:
             return False
         rounded, left = self._rounded_for, self._length(self.stage) - self.cursor.iteration
-        due = self.cursor.iteration % _RATE_UPDATE == 0 and rounded < left
-        return self.lattice is None or rounded == 0 or due
+        due = self.rate_turn is not None and rounded < left
+        return self.lattice is None or self.rounding_begins or due
 
     def _control_rate(self, *, probed: bool = False) -> None:
         """Keep the uniform lattice's steps at the bit budget until weights settle on them.
@@ -409,7 +423,7 @@ class TileFit:
         if self.recipe.published_bits is not None:
             return
         cursor, chosen = self.cursor, self.steps_due
-        due = chosen or cursor.iteration % _RATE_UPDATE == 0
+        due = chosen or self.rate_turn is not None
         if chosen:
             assert self.budget is not None
             if not probed:
@@ -422,7 +436,10 @@ class TileFit:
                 self.lattice if isinstance(self.lattice, UniformLattice) else None,
             )
             # errors under other steps are comparable only roughly
-            cursor.error_limit = min(cursor.error_limit, _limit(cursor.best_error))
+            known = cursor.best_error
+            cursor.error_limit = min(cursor.error_limit, _limit(known), self.lost_above(known))
+            if self.rounding_begins:  # which may well raise the error, if not so far as this
+                cursor.error_limit = max(cursor.error_limit, _COLLAPSED * self.spread)
             cursor.best_error = math.inf
             cursor.error_sum, cursor.error_count = 0.0, 0
         if due and self.recipe.rate_weight and self.budget is not None:
@@ -435,14 +452,14 @@ class TileFit:
 
     def _probe(self) -> None:
         """Bring the tensors' sensitivities up to date."""
-        cursor = self.cursor
-        first = 0 if not self.sensitivity else cursor.iteration // _RATE_UPDATE
-        count = 1 if self.sensitivity else _PROBES
+        first, count = (self.rate_turn or 0, 1) if self.sensitivity else (0, _PROBES)
         probes = [self.lattice_of((first + i) % self.pass_length) for i in range(count)]
         found = sensitivities(self.kernel, self.params, probes, self.signs())
-        known = self.sensitivity or found
+        known, weight = self.sensitivity, _PROBE_WEIGHT
+        if not known:
+            known, weight = [1.0] * len(found), 1.0
         self.sensitivity = [
-            (1.0 - _PROBE_WEIGHT) * old + _PROBE_WEIGHT * new
+            (1.0 - weight) * old + weight * new if math.isfinite(new) else old
             for old, new in zip(known, found, strict=True)
         ]
 

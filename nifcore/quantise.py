@@ -211,7 +211,8 @@ def sensitivities(
         generator: of the signs, on the device of the targets.
 
     Returns:
-        One positive number per tensor: d(MSE) / d(variance of one of its weights).
+        One positive number per tensor, or NaN where the gradients are not finite: d(MSE) /
+        d(variance of one of its weights).
     """
     sums = [0.0] * len(params)
     for grid, like in probes:

@@ -254,26 +254,28 @@ class BatchFit:
         if stage.optimiser is not None or self._optimiser is None:
             self._optimiser = self._make_optimiser(stage.optimiser or Optimiser("soap"))
         if stage.phase == "quantise":
-            fitted = torch.minimum(self.best_error, self.kept_error).tolist()
-            limits = [
-                seat.lost_above(error) for seat, error in zip(self.seats, fitted, strict=True)
-            ]
-            self.error_limit.copy_(torch.tensor(limits))
+            fitted = torch.minimum(self.best_error, self.kept_error)
+            self.error_limit.copy_(self._lost_above(fitted))
             if self.recipe.published_bits is not None:
                 for seat in self.seats:
                     seat.lattice = PublishedLattice(self.recipe.published_bits)
         self.best_error.fill_(math.inf)
         self.kept_error.fill_(math.inf)
 
+    def _lost_above(self, error: Tensor) -> Tensor:
+        """Return, for all items, what :meth:`TileFit.lost_above` does."""
+        pairs = zip(self.seats, error.tolist(), strict=True)
+        return torch.tensor([seat.lost_above(each) for seat, each in pairs]).to(error)
+
     def _probe(self) -> None:
         """Bring the sensitivities of all up to date, see :meth:`TileFit._probe`."""
         known = bool(self.seats[0].sensitivity)
-        first = self._clock.iteration // single._RATE_UPDATE if known else 0
-        found = self._sensitivities(first, 1 if known else single._PROBES)
-        if known:
-            found = torch.lerp(self.sensitivity, found, single._PROBE_WEIGHT)
-        self.sensitivity.copy_(found)
-        for seat, sensitivity in zip(self.seats, found.tolist(), strict=True):
+        first, count = (self.seats[0].rate_turn or 0, 1) if known else (0, single._PROBES)
+        found = self._sensitivities(first, count)
+        weight = single._PROBE_WEIGHT if known else 1.0
+        mean = (1.0 - weight) * self.sensitivity + weight * found
+        self.sensitivity.copy_(torch.where(found.isfinite(), mean, self.sensitivity))
+        for seat, sensitivity in zip(self.seats, self.sensitivity.tolist(), strict=True):
             seat.sensitivity = sensitivity
 
     def _sensitivities(self, first: int, count: int) -> Tensor:
@@ -476,7 +478,7 @@ class BatchFit:
         if self.recipe.published_bits is not None:
             return
         choose = self.seats[0].steps_due
-        if not choose and self._clock.iteration % single._RATE_UPDATE:
+        if not choose and self.seats[0].rate_turn is None:
             return
         if choose:
             self._probe()
@@ -519,7 +521,13 @@ class BatchFit:
 
     def _forget_errors(self) -> None:
         """Errors under other steps are comparable only roughly."""
-        self.error_limit.copy_(torch.minimum(self.error_limit, _limit(self.best_error)))
+        known = self.best_error
+        limit = torch.minimum(_limit(known), self._lost_above(known))
+        limit = torch.minimum(self.error_limit, limit)
+        if self.seats[0].rounding_begins:
+            constants = torch.tensor([single._COLLAPSED * seat.spread for seat in self.seats])
+            limit = torch.maximum(limit, constants.to(limit))
+        self.error_limit.copy_(limit)
         self.best_error.fill_(math.inf)
         self.error_sum.zero_()
         self.samples.zero_()
