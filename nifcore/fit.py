@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -164,7 +164,7 @@ class TileFit:
         arch: shape of the networks.
         kernel: implementation to run.
         target: (channels, rows, cols) float32 in [-1, 1], on the device to use.
-        recipe: what to run.
+        recipe: what to run; of it, what suits the network is.
         budget: what the coded weights may cost, or None for the published lattice.
         seed: of initial weights, order and noise; the same seed repeats the fit on one device.
     """
@@ -178,7 +178,8 @@ class TileFit:
         budget: Budget | None,
         seed: int,
     ) -> None:
-        self.arch, self.kernel, self.target, self.recipe = arch, kernel, target, recipe
+        self.arch, self.kernel, self.target = arch, kernel, target
+        self.recipe = recipe = recipe.suited_to(len(arch.genesis.hidden))
         self.budget = budget
         self.generator = torch.Generator().manual_seed(seed)
         _, rows, cols = target.shape
@@ -378,6 +379,11 @@ class TileFit:
         before = cursor.step * stage.iterations(self.pass_length)
         at = (before + cursor.iteration) // self.pass_length
         return stage.schedule.rate(Moment(done, total, at)) * cursor.rate_scale
+
+    @property
+    def phase(self) -> Literal["fit", "quantise"]:
+        """What the iteration at hand is to people: "quantise" once weights are rounded."""
+        return "quantise" if self.rounding else "fit"
 
     @property
     def rounding(self) -> bool:

@@ -186,6 +186,9 @@ class Recipe:
         mean_start: start the last bias at the mean colour.
         weights_at_peak: weights of the largest network that learns at the schedules' full rates;
             n weights learn at ``(weights_at_peak / n) ** 0.5`` of them. None for any.
+        shallow: what runs instead, for as many iterations, where the network has four hidden
+            layers or fewer: it is small, or has many weights for its pixels
+            (:func:`nifcore.plan.is_deep`). None for the same.
     """
 
     name: str
@@ -198,6 +201,11 @@ class Recipe:
     rate_weight: float = 0.0
     mean_start: bool = True
     weights_at_peak: int | None = None
+    shallow: Recipe | None = None
+
+    def suited_to(self, hidden_layers: int) -> Recipe:
+        """Return what to run for a Genesis network of so many hidden layers."""
+        return self if self.shallow is None or hidden_layers > 4 else self.shallow
 
     def rate_scale(self, weights: int) -> float:
         """Return the factor on all learning rates of a network of that many weights."""
@@ -318,21 +326,26 @@ def _effort(
     """Build a level; the longer a fit, the lower its learning rate and the more bits may cost."""
     schedule = Cosine(peak, final=0.0)
     objective = Objective("mse")
-    # fewer rounded iterations than this do not make good for the rounding
-    rounded = max(60, quantise // 10)
-    return Recipe(
+    soap = Optimiser("soap")
+
+    def stages(first: int, rounded: int | None) -> tuple[Stage, ...]:
+        rest = fit + quantise - first
+        return (
+            Stage("fit", 1, first, "iterations", soap, schedule, objective),
+            Stage("quantise", 1, rest, "iterations", None, schedule, objective, rounded=rounded),
+        )
+
+    shallow = Recipe(
         name=f"effort-{level}",
         summary=summary,
         sampling=Sampling(stride=None),
-        stages=(
-            Stage("fit", 1, fit, "iterations", Optimiser("soap"), schedule, objective),
-            Stage(
-                "quantise", 1, quantise, "iterations", None, schedule, objective, rounded=rounded
-            ),
-        ),
-        rate_weight=rate_weight,
+        stages=stages((fit + quantise) * 3 // 5, None),
+        rate_weight=1.0,
         weights_at_peak=16_000,
     )
+    # fewer rounded iterations than this do not make good for the rounding
+    trained = stages(fit, max(60, quantise // 10))
+    return replace(shallow, stages=trained, rate_weight=rate_weight, shallow=shallow)
 
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
@@ -375,4 +388,5 @@ def find_recipe(preset: str | None, effort: int | None) -> Recipe:
 def shortened(recipe: Recipe, factor: float) -> Recipe:
     """Return the recipe with every step's length scaled by ``factor``, at least 1."""
     stages = tuple(stage.lasting(max(1, round(stage.length * factor))) for stage in recipe.stages)
-    return replace(recipe, stages=stages)
+    shallow = None if recipe.shallow is None else shortened(recipe.shallow, factor)
+    return replace(recipe, stages=stages, shallow=shallow)

@@ -112,6 +112,7 @@ class Session:
         # pace, for the ETA
         self._eta: Eta | None = None
         self._last_event = self._last_preview = -math.inf
+        self._last_phase: Phase = "prepare"
         self._last_save = time.monotonic()
         # coded size, of finished tiles and of the one at work once its weights are rounded
         self._done_bits: list[float] = []
@@ -280,8 +281,10 @@ class Session:
             pause = getattr(self.checkpoint, "interval_seconds", _CHECKPOINT_SECONDS)
             if now - self._last_save >= pause:
                 self._save(fit)
-        if self.progress is not None and now - self._last_event >= _EVENT_SECONDS:
-            self._emit(self._event(fit.stage.phase, fit))
+        news = fit.phase != self._last_phase or now - self._last_event >= _EVENT_SECONDS
+        if self.progress is not None and news:
+            self._last_phase = fit.phase
+            self._emit(self._event(fit.phase, fit))
         wish = self.control() if self.control is not None else None
         if wish is Control.CANCEL:
             return Control.CANCEL

@@ -232,7 +232,7 @@ def _shortened(preset: str | None) -> Recipe:
         replace(stage.lasting(lengths[stage.phase]), steps=1, unit="iterations")
         for stage in recipe.stages
     )
-    return replace(recipe, stages=stages)
+    return replace(recipe, stages=stages, shallow=None)
 
 
 def _synthetic(width: int, height: int) -> bytes:

@@ -63,6 +63,7 @@ class Workload:
         _, _, columns, rows = header.tile_box(0)
         stride = recipe.sampling.stride_for(rows, columns)
         counts = {"fit": 0, "quantise": 0}
+        recipe = recipe.suited_to(len(arch.genesis.hidden))
         for stage in recipe.stages:
             counts[stage.phase] += stage.steps * stage.iterations(stride**2)
         optimiser = next(stage.optimiser for stage in recipe.stages if stage.optimiser)

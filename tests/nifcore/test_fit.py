@@ -26,7 +26,7 @@ BUDGET = Budget(
     lambda tensors: 8.0 * len(pack(HEADER, [tensors])),
     lambda tensors: expected_magnitudes(HEADER, tensors),
 )
-EFFORT = shortened(EFFORTS[1], 0.25)  # a hundred iterations
+EFFORT = replace(shortened(EFFORTS[1], 0.25), shallow=None)  # a hundred iterations
 PAPER = shortened(PRESETS["paper-120"], 0.007)  # its ten and five steps, a pass each
 
 

@@ -125,3 +125,17 @@ def test_large_networks_learn_at_lower_rates_and_published_recipes_as_published(
     assert recipe.rate_scale(100) == recipe.rate_scale(16_000) == 1.0
     assert recipe.rate_scale(64_000) == pytest.approx(0.5)
     assert PRESETS["paper-680"].rate_scale(241_000) == 1.0
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_small_and_dense_networks_see_rounded_weights_for_longer_in_as_many_iterations(level):
+    recipe = EFFORTS[level]
+    deep, shallow = recipe.suited_to(5), recipe.suited_to(4)
+
+    assert deep is recipe
+    assert deep.iterations(16) == shallow.iterations(16)
+    assert shallow.stages[1].rounded is None
+    assert deep.stages[1].rounded < shallow.stages[1].length
+    assert shallow.suited_to(4) is shallow
+    for published in PRESETS.values():
+        assert published.suited_to(4) is published

@@ -28,7 +28,8 @@ HEADER = Header(
     modulation=NetShape((5,), 2),
 )
 ARCH = Architecture.of(HEADER)
-EFFORT = replace(shortened(EFFORTS[1], 0.25), sampling=Sampling(stride=3))  # a hundred iterations
+# a hundred iterations
+EFFORT = replace(shortened(EFFORTS[1], 0.25), sampling=Sampling(stride=3), shallow=None)
 # SOAP magnifies rounding where gradients have no rank: to be compared step by step with single
 # fits, the same recipe runs on AdamW
 STEADY = replace(
