@@ -34,8 +34,8 @@ class ProgressEvent:
         iteration, iterations: optimiser iterations done and planned, over the whole encode.
         loss: latest training loss, or None outside fitting.
         psnr_db: latest estimate of the PSNR in dB, or None before the first.
-        bpp: of the whole file: as planned while weights are fitted, as the coder counts them once
-            they are rounded; None where nothing is planned (published presets).
+        bpp: of the whole file: as planned at first, as the coder counts the weights once they are
+            trained for the rate; None where nothing is planned (published presets).
         seconds: since the encode began.
         eta_seconds: estimated seconds left, or None while unknown; of the present round where a
             PSNR is asked for and several sizes may be tried.
