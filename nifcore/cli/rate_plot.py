@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nifcore.cli.curves import Curve
-from nifcore.cli.svg import INK, QUIET, Axes, text
+from nifcore.cli.svg import INK, Axes, text
 
 _OURS = ("#0b6e99", "#b4532a", "#5a7d2a", "#7a3f9d", "#996b00")
 _THEIRS = ("#9aa5b1", "#b8a1c9", "#a9b89a", "#c9b79c", "#9cb9c9", "#c9a19f")
@@ -36,14 +36,19 @@ def draw(ours: Sequence[Curve], published: Sequence[Curve], pictures: int) -> st
         subtitle=f"mean of {pictures} pictures" if pictures > 1 else "one picture",
         across_name="bits per pixel, whole file",
         upward_name="PSNR in dB",
+        width=960,
+        height=620,
+        right=210,
     )
-    for index, curve in enumerate(near):
-        stroke = _THEIRS[index % len(_THEIRS)]
+    strokes = [_THEIRS[index % len(_THEIRS)] for index in range(len(near))]
+    for curve, stroke in zip(near, strokes, strict=True):
         axes.line(list(curve.points), stroke, 1.5)
-        rate, level = curve.points[-1]
-        axes.parts.append(
-            text(axes.x(rate) + 4, axes.y(level) + 4, curve.codec, size=11, fill=QUIET)
-        )
+    axes.names(
+        [
+            (curve.codec, curve.points[-1], stroke)
+            for curve, stroke in zip(near, strokes, strict=True)
+        ]
+    )
     for index, curve in enumerate(ours):
         stroke = _OURS[index % len(_OURS)]
         axes.line(list(curve.points), stroke, 2.5)
