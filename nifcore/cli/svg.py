@@ -98,7 +98,7 @@ class Axes:
         heights: list[float] = []
         for height, *_ in wanted:
             heights.append(max(height, heights[-1] + _NAME_HEIGHT) if heights else height)
-        lowest = self.bottom
+        lowest = float(self.bottom)
         for index in reversed(range(len(heights))):
             heights[index] = lowest = min(heights[index], lowest)
             lowest -= _NAME_HEIGHT
