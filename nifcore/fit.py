@@ -413,9 +413,7 @@ class TileFit:
 
     @property
     def steps_due(self) -> bool:
-        """Whether the iteration at hand chooses the steps of the uniform lattice."""
-        if self.recipe.published_bits is not None:
-            return False
+        """Whether the iteration at hand chooses the steps, where the lattice is uniform."""
         rounded, left = self._rounded_for, self._length(self.stage) - self.cursor.iteration
         due = self.rate_turn is not None and rounded < left
         return self.lattice is None or self.rounding_begins or due
@@ -548,13 +546,7 @@ class TileFit:
     def _recover(self, monitor: Monitor) -> None:
         """Go back to the best state with half the learning rate and a fresh optimiser."""
         cursor = self.cursor
-        cursor.recoveries += 1
-        if cursor.recoveries > _RECOVERIES:
-            raise FitDiverged(
-                f"fitting diverged {cursor.recoveries} times in spite of "
-                f"learning rates down to {cursor.rate_scale:g} of the preset's"
-            )
-        cursor.rate_scale *= 0.5
+        self.slow_down()
         _copy_into(self.params, self.best)
         cursor.order, cursor.error_sum, cursor.error_count = [], 0.0, 0
         if self.recipe.published_bits is None:
@@ -564,9 +556,29 @@ class TileFit:
             s.optimiser for s in self.recipe.stages[cursor.stage :: -1] if s.optimiser is not None
         )
         self._optimiser = _make_optimiser(spec, self.params, self.kernel)
-        monitor.say(
+        monitor.say(self.recovered)
+
+    def slow_down(self) -> None:
+        """Halve the learning rates.
+
+        Raises:
+            FitDiverged: that was done too often.
+        """
+        cursor = self.cursor
+        cursor.recoveries += 1
+        if cursor.recoveries > _RECOVERIES:
+            raise FitDiverged(
+                f"fitting diverged {cursor.recoveries} times in spite of "
+                f"learning rates down to {cursor.rate_scale:g} of the preset's"
+            )
+        cursor.rate_scale *= 0.5
+
+    @property
+    def recovered(self) -> str:
+        """What to say of the recovery just made."""
+        return (
             "the fit diverged: back to the best state with the learning rate halved "
-            f"(recovery {cursor.recoveries} of {_RECOVERIES})"
+            f"(recovery {self.cursor.recoveries} of {_RECOVERIES})"
         )
 
     # ------------------------------------------------------------------ result

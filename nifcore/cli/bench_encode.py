@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,16 +20,20 @@ from nifcore.cli.messages import print_json
 from nifcore.cli.options import (
     Debug,
     Device,
+    Efforts,
     Json,
     Kernel,
     MaxPixels,
     Quiet,
+    Rates,
+    ResultsFile,
+    Seed,
     Threads,
     complete_preset,
 )
 from nifcore.cli.request import Request
 from nifcore.cli.run import Run
-from nifcore.errors import Cancelled, InputError, UsageError
+from nifcore.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from nifcore import Report
@@ -45,10 +48,7 @@ _ROW = (
 
 def encode(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", help="The pictures.")],
-    effort: Annotated[
-        list[int] | None,
-        typer.Option("--effort", "-e", min=1, max=9, help="Effort; may be given again."),
-    ] = None,
+    effort: Efforts = None,
     preset: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,10 +58,7 @@ def encode(
             help="Preset; may be given again.",
         ),
     ] = None,
-    bpp: Annotated[
-        list[float] | None,
-        typer.Option("--bpp", metavar="RATE", help="Target rate; may be given again."),
-    ] = None,
+    bpp: Rates = None,
     quality: Annotated[
         list[int] | None,
         typer.Option("--quality", "-Q", min=1, max=100, help="Quality; may be given again."),
@@ -77,10 +74,7 @@ def encode(
     test_set: Annotated[
         str, typer.Option("--set", metavar="NAME", help="Which set of pictures in that file.")
     ] = "kodak",
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="FILE", help="Also write everything here as JSON."),
-    ] = None,
+    output: ResultsFile = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what --output holds already and go on.")
     ] = False,
@@ -88,9 +82,7 @@ def encode(
         str | None,
         typer.Option("--plot", metavar="FILE", help="Draw PSNR over rate here, as SVG."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", help="Start of the random numbers.")
-    ] = 0,
+    seed: Seed = 0,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -162,14 +154,11 @@ def _earlier(output: str | None, seed: int) -> list[dict[str, Any]]:
         raise UsageError("--resume goes on with what --output holds; name that file")
     if not Path(output).exists():
         return []
-    try:
-        found = jsonlib.loads(Path(output).read_text(encoding="utf-8"))
-        began_with = found["seed"]
-        runs = [{name: row[name] for name in _ROW} for row in found["runs"]]
-    except OSError as error:
-        raise InputError(f"cannot read {output!r}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{output} holds no results of nif bench encode: {error}") from error
+
+    def understood(found: Any) -> tuple[Any, list[dict[str, Any]]]:
+        return found["seed"], [{name: row[name] for name in _ROW} for row in found["runs"]]
+
+    began_with, runs = results.read(output, "nif bench encode", understood)
     if began_with != seed:
         raise UsageError(f"{output} was measured with seed {began_with}, not {seed}")
     return runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,17 @@ from nifcore.cli import compute, estimates, outputs, results
 from nifcore.cli.estimates import Ahead, clock, pixel_size
 from nifcore.cli.machine import describe_machine
 from nifcore.cli.messages import columns, print_json, say, similarity
-from nifcore.cli.options import Debug, Device, Json, Kernel, MaxPixels, Quiet, Threads
+from nifcore.cli.options import (
+    Debug,
+    Device,
+    Json,
+    Kernel,
+    MaxPixels,
+    Quiet,
+    ResultsFile,
+    Seed,
+    Threads,
+)
 from nifcore.cli.request import Request
 from nifcore.cli.run import Run
 from nifcore.errors import Cancelled, InputError, UsageError
@@ -68,16 +77,11 @@ def ladder(
             help="Read results from an earlier --output instead of encoding; may be given again.",
         ),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="FILE", help="Also write everything here as JSON."),
-    ] = None,
+    output: ResultsFile = None,
     plot: Annotated[
         str | None, typer.Option("--plot", metavar="FILE", help="Draw the ladder here, as SVG.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", help="Start of the random numbers.")
-    ] = 0,
+    seed: Seed = 0,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -129,19 +133,16 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read or holds something else.
     """
-    try:
-        found = jsonlib.loads(path.read_text(encoding="utf-8"))
-        runs = [asdict(LadderRun(**run)) for run in found["runs"]]
+
+    def understood(found: Any) -> dict[str, Any]:
         return {
             "bpp": float(found["bpp"]),
             "seed": int(found["seed"]),
             "machine": found["machine"],
-            "runs": runs,
+            "runs": [asdict(LadderRun(**run)) for run in found["runs"]],
         }
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no results of nif bench ladder: {error}") from error
+
+    return results.read(str(path), "nif bench ladder", understood)
 
 
 def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,18 @@ from nifcore import config
 from nifcore.calibration import Calibration, calibration_file, save
 from nifcore.cli import compute, estimates, inputs
 from nifcore.cli.messages import columns, print_json, say
-from nifcore.cli.options import Debug, Device, Json, Kernel, MaxPixels, Quiet, Threads, parse_size
+from nifcore.cli.options import (
+    Debug,
+    Device,
+    Efforts,
+    Json,
+    Kernel,
+    MaxPixels,
+    Quiet,
+    Rates,
+    Threads,
+    parse_size,
+)
 from nifcore.errors import InputError, OutputError
 from nifcore.events import ProgressEvent
 from nifcore.header import Colour
@@ -123,14 +134,8 @@ class Trial:
 
 def estimate(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", help="The pictures.")],
-    effort: Annotated[
-        list[int] | None,
-        typer.Option("--effort", "-e", min=1, max=9, help="Effort; may be given again."),
-    ] = None,
-    bpp: Annotated[
-        list[float] | None,
-        typer.Option("--bpp", metavar="RATE", help="Target rate; may be given again."),
-    ] = None,
+    effort: Efforts = None,
+    bpp: Rates = None,
     size: Annotated[
         list[Any] | None,
         typer.Option(

@@ -74,6 +74,21 @@ NoClobber = Annotated[
 ]
 
 
+Efforts = Annotated[
+    list[int] | None,
+    typer.Option("--effort", "-e", min=1, max=9, help="Effort; may be given again."),
+]
+Rates = Annotated[
+    list[float] | None,
+    typer.Option("--bpp", metavar="RATE", help="Target rate; may be given again."),
+]
+ResultsFile = Annotated[
+    str | None,
+    typer.Option("--output", metavar="FILE", help="Also write everything here as JSON."),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Start of the random numbers.")]
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Read ``WxH`` in pixels."""
     match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip())

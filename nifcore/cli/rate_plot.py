@@ -40,15 +40,12 @@ def draw(ours: Sequence[Curve], published: Sequence[Curve], pictures: int) -> st
         height=620,
         right=210,
     )
-    strokes = [_THEIRS[index % len(_THEIRS)] for index in range(len(near))]
-    for curve, stroke in zip(near, strokes, strict=True):
+    names = []
+    for index, curve in enumerate(near):
+        stroke = _THEIRS[index % len(_THEIRS)]
         axes.line(list(curve.points), stroke, 1.5)
-    axes.names(
-        [
-            (curve.codec, curve.points[-1], stroke)
-            for curve, stroke in zip(near, strokes, strict=True)
-        ]
-    )
+        names.append((curve.codec, curve.points[-1], stroke))
+    axes.names(names)
     for index, curve in enumerate(ours):
         stroke = _OURS[index % len(_OURS)]
         axes.line(list(curve.points), stroke, 2.5)

@@ -351,24 +351,16 @@ class BatchFit:
     def _recover(self, seat: Seat) -> None:
         """Take an item back to its best state with half the learning rate and fresh moments."""
         assert self._optimiser is not None
-        cursor = seat.cursor
-        cursor.recoveries += 1
-        if cursor.recoveries > single._RECOVERIES:
+        try:
+            seat.slow_down()
+        except FitDiverged as diverged:
             self._leave(seat)
-            diverged = FitDiverged(
-                f"fitting diverged {cursor.recoveries} times in spite of "
-                f"learning rates down to {cursor.rate_scale:g} of the preset's"
-            )
             self._settle(seat, diverged)
             return
-        cursor.rate_scale *= 0.5
         row = self.seats.index(seat)
         self.weights[row] = self.best[row]
         self._optimiser.restart([row])
-        self.monitors[id(seat)].say(
-            "the fit diverged: back to the best state with the learning rate halved "
-            f"(recovery {cursor.recoveries} of {single._RECOVERIES})"
-        )
+        self.monitors[id(seat)].say(seat.recovered)
 
     def _go_alone(self, seat: Seat, again: Callable[[Monitor], None]) -> None:
         """Let a fit begin ``again``, from other weights, steps or rates than the others have."""

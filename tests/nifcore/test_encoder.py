@@ -15,6 +15,7 @@ from nifcore.errors import (
     UnknownPreset,
     UsageError,
 )
+from tests.nifcore.checkpoints import Memory
 
 
 def photo(width, height, mode="RGB"):
@@ -23,21 +24,6 @@ def photo(width, height, mode="RGB"):
 
 
 SMALL = photo(64, 48)
-
-
-class Memory:
-    """A checkpoint kept in memory, saved at every chance."""
-
-    interval_seconds = 0.0
-
-    def __init__(self, data=None):
-        self.data = data
-
-    def load(self):
-        return self.data
-
-    def save(self, data):
-        self.data = data
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])

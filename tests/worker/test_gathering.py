@@ -19,6 +19,7 @@ import nifcore
 from jobs.record import JobRecord, State
 from jobs.workers import WorkerInfo
 from tests.worker.conftest import TENANT, Bed, Worker, picture_bytes, wait_for
+from tests.worker.tasks import task_in
 from worker import messages
 from worker.child import EncodeChild
 from worker.flags import Flags
@@ -290,21 +291,7 @@ class TestGroup:
 
     def task(self, folder: Path, **changes: Any) -> messages.Task:
         folder.mkdir()
-        (folder / "input").write_bytes(picture(1))
-        names = {name: str(folder / name) for name in ("input", "output", "checkpoint")}
-        values: dict[str, Any] = {
-            **names,
-            "parameters": {"effort": 1, "bpp": 4.0},
-            "device": "cpu",
-            "max_pixels": 10_000,
-            "max_file_bytes": 100_000,
-            "checkpoint_seconds": 3600.0,
-            "previews": 0,
-            "preview_bytes": 0,
-            "memory_bytes": 0,
-            "output_bytes": 0,
-        }
-        return messages.Task(**{**values, **changes})
+        return task_in(folder, picture(1), **changes)
 
     def last(self, member: Any) -> dict[str, Any]:
         said: list[dict[str, Any]] = []

@@ -15,6 +15,7 @@ import pytest
 from jobs import load_settings
 from nifcore import errors
 from tests.worker.conftest import ROOT, Bed, picture_bytes, wait_for
+from tests.worker.tasks import task_in
 from worker import failures, messages
 from worker.app import broker_priority, broker_url, hard_limit_seconds, make_app
 from worker.child import EncodeChild, describe_end
@@ -209,22 +210,7 @@ class TestBounds:
 
 class TestChild:
     def task(self, folder: Path, **changes: object) -> messages.Task:
-        (folder / "input").write_bytes(picture_bytes())
-        values: dict[str, object] = {
-            "input": str(folder / "input"),
-            "output": str(folder / "output"),
-            "checkpoint": str(folder / "checkpoint"),
-            "parameters": {"effort": 9},
-            "device": "cpu",
-            "max_pixels": 10_000,
-            "max_file_bytes": 100_000,
-            "checkpoint_seconds": 3600.0,
-            "previews": 0,
-            "preview_bytes": 0,
-            "memory_bytes": 0,
-            "output_bytes": 0,
-        }
-        return messages.Task(**{**values, **changes})  # type: ignore[arg-type]
+        return task_in(folder, picture_bytes(), **{"parameters": {"effort": 9}, **changes})
 
     def listen(self, child: EncodeChild) -> list[dict[str, object]]:
         said: list[dict[str, object]] = []

@@ -11,6 +11,7 @@ from nifcore.gpu.batch_encode import Job, encode_many
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
 from nifcore.presets import EFFORTS
+from tests.nifcore.checkpoints import Memory
 
 
 def picture(number, height=48, width=64):
@@ -82,21 +83,6 @@ def test_finishing_one_early_keeps_its_best():
     assert not early.report.complete
     assert early.report.bpp <= 3.0
     assert whole.report.complete
-
-
-class Memory:
-    """A checkpoint in memory, saved as often as can be."""
-
-    interval_seconds = 0.0
-
-    def __init__(self):
-        self.data = None
-
-    def load(self):
-        return self.data
-
-    def save(self, data):
-        self.data = data
 
 
 def test_what_was_cancelled_goes_on_from_its_checkpoint_beside_others():

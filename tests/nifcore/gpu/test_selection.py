@@ -26,6 +26,7 @@ from nifcore.picture import read_picture
 from nifcore.presets import EFFORTS, shortened
 from nifcore.session import Session
 from nifcore.target import make_target
+from tests.nifcore.checkpoints import Memory
 
 RECIPE = shortened(EFFORTS[1], 0.4)
 
@@ -225,28 +226,13 @@ def test_one_that_ends_early_does_not_wait_for_the_others():
     assert (first.report.complete, other.report.complete) == (False, True)
 
 
-class Memory:
-    """A checkpoint in memory."""
-
-    interval_seconds = 3600.0
-
-    def __init__(self):
-        self.data = None
-
-    def load(self):
-        return self.data
-
-    def save(self, data):
-        self.data = data
-
-
 def test_all_tiles_of_a_cancelled_picture_go_on_from_where_they_were(monkeypatch):
     from nifcore import plan
 
     monkeypatch.setattr(plan, "_TILE_PIXELS", 1500)
     monkeypatch.setattr(plan, "_TILE_PARAMETERS", 300)
     monkeypatch.setattr("nifcore.session._EVENT_SECONDS", 0.0)  # every iteration is told
-    memory, asked, events = Memory(), [], []
+    memory, asked, events = Memory(interval_seconds=3600.0), [], []
 
     def cancel():
         asked.append(None)
