@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from io import BytesIO
 from itertools import pairwise
 
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from nifcore import entropy
 from nifcore.entropy import Prior, Role, Symbols
-from nifcore.errors import CorruptBitstream, LimitExceeded, NotNif, UnsupportedVersion, UsageError
+from nifcore.errors import CorruptBitstream, LimitExceeded, NotNif, UsageError
 from nifcore.header import (
     CRC_BYTES,
     MAGIC,
-    VERSION,
+    EntropyModel,
     Header,
     LatticeKind,
+    check_version,
     header_bytes,
     is_nif,
     parse_header,
@@ -58,7 +59,7 @@ def pack(header: Header, tiles: Sequence[Sequence[QuantisedTensor]]) -> bytes:
 
     Args:
         header: describes the picture and its networks.
-        tiles: per tile (row by row) the tensors, in the order and of the shapes of
+        tiles: per tile, in the header's order, the tensors, in the order and of the shapes of
             ``header.tensor_shapes()`` and on the lattice of ``header.lattice``.
 
     Raises:
@@ -105,13 +106,18 @@ def unpack_tiles(
 def code_length(header: Header, tensors: Sequence[QuantisedTensor]) -> float:
     """Return the bits that one tile's ``tensors`` take in the file, within 0.1 % or a few bytes.
 
-    Vectorised: about 4 ms for 15,000 weights, six times faster than to pack them.
+    Where their model orders units, those bits are meant that they take in order, which they need
+    not be in. Vectorised: about 4 ms for 15,000 weights, six times faster than to pack them.
     """
     _check_tile(header, tensors)
     bits = side_information_bits(tensors)
-    priors = _priors(header, [tensor.step for tensor in tensors])
-    for tensor, prior in zip(tensors, priors, strict=True):
-        bits += entropy.code_length(_matrix(tensor.symbols), prior)
+    roles = _roles(header)
+    priors = _priors(header, roles, [tensor.step for tensor in tensors])
+    for role, tensor, prior in zip(roles, tensors, priors, strict=True):
+        symbols = _matrix(tensor.symbols)
+        if role is Role.ORDERED_BIAS:
+            symbols = entropy.ascending_differences(np.sort(np.abs(symbols), axis=0))
+        bits += entropy.code_length(symbols, prior)
     return bits
 
 
@@ -134,7 +140,9 @@ def expected_magnitudes(
     for the rate that follows from it.
     """
     _check_tile(header, tensors)
-    priors = _priors(header, [tensor.step for tensor in tensors])
+    # the rate of ordered biases, too, falls with their magnitudes, about as if they were not
+    roles = [Role.BIAS if role is Role.ORDERED_BIAS else role for role in _roles(header)]
+    priors = _priors(header, roles, [tensor.step for tensor in tensors])
     return [
         entropy.expected_magnitudes(_matrix(t.symbols), prior).reshape(t.symbols.shape)
         for t, prior in zip(tensors, priors, strict=True)
@@ -150,10 +158,8 @@ def _open(data: bytes, limits: Limits) -> tuple[Header, list[bytes]]:
     magic, version = data[: len(MAGIC)], data[len(MAGIC) : len(MAGIC) + 1]
     if not data or is_nif(magic) is False:
         raise NotNif(f"not a .nif file: begins with {magic!r}, expected {MAGIC!r}")
-    if version and version[0] != VERSION:
-        raise UnsupportedVersion(
-            f"format version {version[0]}; this decoder knows only version {VERSION}"
-        )
+    if version:
+        check_version(version[0])
     body, crc = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if len(body) <= len(MAGIC) or zlib.crc32(body) != int.from_bytes(crc, "little"):
         raise CorruptBitstream("the CRC does not match: the file is truncated or altered")
@@ -172,19 +178,24 @@ def _open(data: bytes, limits: Limits) -> tuple[Header, list[bytes]]:
     return header, [file.read(length) for length in lengths]
 
 
-def _roles(header: Header) -> Iterator[Role]:
+def _roles(header: Header) -> list[Role]:
     """Role of every tensor of a tile, in file order."""
+    ordered = header.entropy_model is EntropyModel.ORDERED
+    bias = Role.ORDERED_BIAS if ordered else Role.BIAS
+    roles: list[Role] = []
     for net in (header.genesis, header.modulation):
         if net is not None:
-            weights = [Role.FIRST, *[Role.HIDDEN] * (len(net.hidden) - 1), Role.OUTPUT]
-            for role in weights:
-                yield from (role, Role.BIAS)
+            roles += [Role.FIRST, bias, *[Role.HIDDEN, bias] * (len(net.hidden) - 1)]
+            roles += [Role.OUTPUT, Role.BIAS]
+    return roles
 
 
-def _priors(header: Header, steps: Sequence[Step]) -> Iterator[Prior]:
+def _priors(header: Header, roles: Sequence[Role], steps: Sequence[Step]) -> list[Prior]:
     """Prior of every tensor of a tile, in file order; a bias counts as one column."""
-    for role, shape, step in zip(_roles(header), header.tensor_shapes(), steps, strict=True):
-        yield entropy.prior_of(role, shape[1] if len(shape) == 2 else 1, step)
+    return [
+        entropy.prior_of(role, shape[1] if len(shape) == 2 else 1, step, shape[0])
+        for role, shape, step in zip(roles, header.tensor_shapes(), steps, strict=True)
+    ]
 
 
 def _matrix(symbols: Symbols) -> Symbols:
@@ -205,19 +216,34 @@ def _encode_tile(header: Header, tensors: Sequence[QuantisedTensor]) -> bytes:
     encoder = RangeEncoder()
     steps = [tensor.step for tensor in tensors]
     _encode_steps(encoder, steps)
-    for tensor, prior in zip(tensors, _priors(header, steps), strict=True):
-        entropy.encode_symbols(encoder, _matrix(tensor.symbols), prior)
+    roles = _roles(header)
+    for role, tensor, prior in zip(roles, tensors, _priors(header, roles, steps), strict=True):
+        symbols = _matrix(tensor.symbols)
+        if role is Role.ORDERED_BIAS:
+            _check_ascending(symbols)
+            symbols = entropy.ascending_differences(symbols)
+        entropy.encode_symbols(encoder, symbols, prior)
     return encoder.finish()
+
+
+def _check_ascending(symbols: Symbols) -> None:
+    if symbols[0, 0] < 0 or (symbols[1:] < symbols[:-1]).any():
+        raise UsageError(
+            "a bias is not in order; its symbols must ascend from 0 or more (nifcore.symmetry)"
+        )
 
 
 def _decode_tile(header: Header, stream: bytes) -> list[QuantisedTensor]:
     decoder = RangeDecoder(stream)
-    shapes = header.tensor_shapes()
+    shapes, roles = header.tensor_shapes(), _roles(header)
     tensors = []
     try:
         steps = _decode_steps(decoder, header.lattice, len(shapes))
-        for shape, step, prior in zip(shapes, steps, _priors(header, steps), strict=True):
+        priors = _priors(header, roles, steps)
+        for role, shape, step, prior in zip(roles, shapes, steps, priors, strict=True):
             symbols = entropy.decode_symbols(decoder, shape[0], prior)
+            if role is Role.ORDERED_BIAS:
+                symbols = entropy.ascending_symbols(symbols)
             tensors.append(QuantisedTensor(symbols.reshape(shape), step))
     except UsageError as error:
         raise CorruptBitstream(f"invalid weights: {error}") from error

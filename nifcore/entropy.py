@@ -62,12 +62,25 @@ class Role(Enum):
     HIDDEN = "weights of a hidden layer"
     OUTPUT = "weights of the last layer"
     BIAS = "bias of any layer"
+    ORDERED_BIAS = "bias of a hidden layer whose units are in order"
 
 
-_UNIT_INDEX = {Role.FIRST: 1136, Role.HIDDEN: 1072, Role.OUTPUT: 1168, Role.BIAS: 1168}
+_UNIT_INDEX = {
+    Role.FIRST: 1136,
+    Role.HIDDEN: 1072,
+    Role.OUTPUT: 1168,
+    Role.BIAS: 1168,
+    Role.ORDERED_BIAS: 1168,
+}
 """Step index at which the mean magnitude of such a tensor's symbols is usually 1."""
 
-_PUBLISHED_OCTAVES = {Role.FIRST: 3, Role.HIDDEN: 4, Role.OUTPUT: 2, Role.BIAS: 2}
+_PUBLISHED_OCTAVES = {
+    Role.FIRST: 3,
+    Role.HIDDEN: 4,
+    Role.OUTPUT: 2,
+    Role.BIAS: 2,
+    Role.ORDERED_BIAS: 2,
+}
 """How many octaves below 2**bits the mean magnitude usually lies on the published lattice."""
 
 
@@ -84,12 +97,17 @@ class Prior:
     profile: Integers
 
 
-def prior_of(role: Role, columns: int, step: Step) -> Prior:
-    """Return the prior of a tensor of the given role, number of columns and step."""
+def prior_of(role: Role, columns: int, step: Step, rows: int = 1) -> Prior:
+    """Return the prior of a tensor of the given role, shape and step, as it is coded.
+
+    The number of rows matters to an ordered bias only.
+    """
     if isinstance(step, UniformStep):
         octaves = (_UNIT_INDEX[role] - step.index + STEPS_PER_OCTAVE // 2) // STEPS_PER_OCTAVE
     else:
         octaves = step.bits - _PUBLISHED_OCTAVES[role]
+    if role is Role.ORDERED_BIAS:
+        octaves -= closeness(rows)
     exponent = min(max(octaves, _MIN_EXPONENT), _MAX_EXPONENT)
     profile = np.full(columns, _FLAT, dtype=np.int64)
     if role is Role.FIRST:
@@ -99,6 +117,36 @@ def prior_of(role: Role, columns: int, step: Step) -> Prior:
             start = 2 + 4 * frequency
             profile[start : start + 4] = max(1, QUARTER_OCTAVES[quarter] >> 10 - octave)
     return Prior(exponent, profile)
+
+
+def closeness(units: int) -> int:
+    """Return how many octaves smaller than biases their differences are, coded in order."""
+    return units.bit_length() - 1
+
+
+def ascending_differences(symbols: Symbols) -> Symbols:
+    """Return what is coded of an ordered bias, (n,) or (n, 1), each at least as large as the last.
+
+    Differences d = 0, 1, 2, 3, ... to the one before (to 0 for the first) become 0, -1, 1, -2, ...
+    """
+    differences = symbols.astype(np.int64)
+    differences[1:] -= symbols[:-1]
+    half = differences + 1 >> 1
+    coded: Symbols = np.where(differences & 1, -half, half).astype(np.int32)
+    return coded
+
+
+def ascending_symbols(coded: Symbols) -> Symbols:
+    """Return the bias that :func:`ascending_differences` was given.
+
+    Raises:
+        CorruptBitstream: the differences add up to more than a symbol can be.
+    """
+    wide = coded.astype(np.int64)
+    symbols = np.cumsum(np.where(wide < 0, -2 * wide - 1, 2 * wide), axis=0)
+    if symbols[-1].max() > np.iinfo(np.int32).max:
+        raise CorruptBitstream("weights are damaged: biases ascend beyond 32 bits")
+    return symbols.astype(np.int32)
 
 
 def encode_symbols(encoder: RangeEncoder, symbols: Symbols, prior: Prior) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from io import BytesIO
 from itertools import pairwise
 from typing import BinaryIO
@@ -23,9 +24,10 @@ from nifcore.errors import (
     UsageError,
 )
 from nifcore.limits import Limits
+from nifcore.tiling import Box, Cuts, boxes_of
 
 MAGIC = b"\x8eNIF\r\n\x1a\n"
-VERSION = 1
+VERSIONS = (1, 2)
 CRC_BYTES = 4
 """A file ends with the CRC-32 of everything before it."""
 
@@ -53,6 +55,9 @@ FLAG_EXTENSIONS = 0x08
 FLAG_LATTICE = 0x10
 ENTROPY_MODEL_SHIFT = 5
 
+_ENTROPY_MODELS = {1: (0,), 2: (0, 1)}
+"""Entropy models of every version."""
+
 _VARINT_BYTES = 5
 _VARINT_MAX = 2**32 - 1
 _CHUNK = 1 << 16
@@ -78,6 +83,7 @@ class EntropyModel(IntEnum):
     """Which model gives the probabilities of the symbols (section "Weights")."""
 
     ADAPTIVE = 0
+    ORDERED = 1
 
 
 @dataclass(frozen=True)
@@ -136,14 +142,15 @@ class Header:
         modulation: the network that gives the period shift, or None when switched off.
         base, omega, sigma: constants of the networks; multiples of 1/1000.
             0.001 <= base <= 16, 0.001 <= omega <= 10000, 0 <= sigma <= 10000.
-        tiles: (columns, rows) into which the picture is cut; every tile has its own weights.
+        tiles: (columns, rows) of a regular grid of tiles; every tile has its own weights.
+        cuts: what cuts the picture into tiles instead (:mod:`nifcore.tiling`), or nothing.
         lattice: how symbols become weights.
         entropy_model: which model codes the symbols.
         extensions: blocks carried along, in file order.
-        version: of the format; only 1 exists.
 
     Raises:
-        UsageError: on construction, when a field is out of its range.
+        UsageError: on construction, when a field is out of its range, or a grid is to go with what
+            only version 2 has: cuts or the ordered entropy model.
     """
 
     width: int
@@ -158,16 +165,16 @@ class Header:
     lattice: LatticeKind = LatticeKind.UNIFORM
     entropy_model: EntropyModel = EntropyModel.ADAPTIVE
     extensions: tuple[Extension, ...] = ()
-    version: int = VERSION
+    cuts: Cuts = ()
 
     def __post_init__(self) -> None:
-        _check_range("version", self.version, VERSION, VERSION)
         _check_range("width", self.width, 1, MAX_SIDE)
         _check_range("height", self.height, 1, MAX_SIDE)
         object.__setattr__(self, "colour", Colour(self.colour))
         object.__setattr__(self, "lattice", LatticeKind(self.lattice))
         object.__setattr__(self, "entropy_model", EntropyModel(self.entropy_model))
         object.__setattr__(self, "tiles", tuple(self.tiles))
+        object.__setattr__(self, "cuts", tuple(self.cuts))
         object.__setattr__(self, "extensions", tuple(self.extensions))
         _check_range("base in thousandths", _thousandths(self.base), 1, MAX_BASE_THOUSANDTHS)
         _check_range("omega in thousandths", _thousandths(self.omega), 1, MAX_OMEGA_THOUSANDTHS)
@@ -175,6 +182,17 @@ class Header:
         columns, rows = self.tiles
         _check_range("tile columns", columns, 1, self.width)
         _check_range("tile rows", rows, 1, self.height)
+        if self.version > 1 and self.tiles != (1, 1):
+            raise UsageError(
+                f"a grid of {columns}x{rows} tiles with what version {self.version} brings; "
+                "cuts are accepted there"
+            )
+        _check_range("tiles", len(self._boxes), 1, self.width * self.height)
+
+    @property
+    def version(self) -> int:
+        """Of the format: the first that can say what this header says."""
+        return 2 if self.cuts or self.entropy_model is EntropyModel.ORDERED else 1
 
     @property
     def channels(self) -> int:
@@ -184,34 +202,45 @@ class Header:
     @property
     def tile_count(self) -> int:
         """Number of tiles, at least 1."""
-        return self.tiles[0] * self.tiles[1]
+        return len(self._boxes) * self.tiles[0] * self.tiles[1]
 
     def tensor_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the tensors of one tile in file order: weight (out, in), bias (out,), ..."""
-        shapes = self.genesis.tensor_shapes(self.channels)
-        if self.modulation is not None:
-            shapes += self.modulation.tensor_shapes(1)
-        return shapes
+        return _tensor_shapes(self.genesis, self.modulation, self.channels)
 
     @property
     def parameters(self) -> int:
         """Number of weights of one tile."""
-        count = 0
-        for shape in self.tensor_shapes():
-            count += shape[0] * (shape[1] if len(shape) == 2 else 1)
-        return count
+        return _weights(self.genesis, self.modulation, self.channels)
 
-    def tile_box(self, index: int) -> tuple[int, int, int, int]:
-        """Return (x, y, width, height) in pixels of tile ``index``, counted row by row."""
+    def tile_box(self, index: int) -> Box:
+        """Return (x, y, width, height) in pixels of tile ``index``; a grid's go row by row."""
         columns, rows = self.tiles
-        if not 0 <= index < columns * rows:
-            raise UsageError(f"tile {index} does not exist; the file has {columns * rows} tiles")
+        if not 0 <= index < self.tile_count:
+            raise UsageError(f"tile {index} does not exist; the file has {self.tile_count} tiles")
+        if self.cuts:
+            return self._boxes[index]
         row, column = divmod(index, columns)
         left = column * self.width // columns
         right = (column + 1) * self.width // columns
         top = row * self.height // rows
         bottom = (row + 1) * self.height // rows
         return left, top, right - left, bottom - top
+
+    @cached_property
+    def _boxes(self) -> tuple[Box, ...]:
+        return boxes_of(self.width, self.height, self.cuts)
+
+
+def _tensor_shapes(
+    genesis: NetShape, modulation: NetShape | None, channels: int
+) -> list[tuple[int, ...]]:
+    shapes = genesis.tensor_shapes(channels)
+    return shapes if modulation is None else shapes + modulation.tensor_shapes(1)
+
+
+def _weights(genesis: NetShape, modulation: NetShape | None, channels: int) -> int:
+    return sum(math.prod(shape) for shape in _tensor_shapes(genesis, modulation, channels))
 
 
 def is_nif(prefix: bytes) -> bool | None:
@@ -262,16 +291,20 @@ def parse_header(file: BinaryIO, limits: Limits) -> Header:
             raise CorruptBitstream(f"file ends after {len(magic)} bytes, within the magic")
         raise NotNif(f"not a .nif file: begins with {magic!r}, expected {MAGIC!r}")
     version = _read_exactly(file, 1, "version")[0]
-    if version != VERSION:
-        raise UnsupportedVersion(
-            f"format version {version}; this decoder knows only version {VERSION}"
-        )
+    check_version(version)
     try:
-        header = _parse_fields(file, limits)
+        header = _parse_fields(file, version, limits)
     except UsageError as error:
         raise CorruptBitstream(f"invalid header: {error}") from error
     _check_limits(header, limits)
     return header
+
+
+def check_version(version: int) -> None:
+    """Raise UnsupportedVersion unless this decoder knows that version of the format."""
+    if version not in VERSIONS:
+        known = " and ".join(str(each) for each in VERSIONS)
+        raise UnsupportedVersion(f"format version {version}; this decoder knows versions {known}")
 
 
 def header_bytes(header: Header) -> bytes:
@@ -294,12 +327,16 @@ def header_bytes(header: Header) -> bytes:
         flags |= FLAG_TILES
         for count in header.tiles:
             out += varint_bytes(count)
+    if header.cuts:
+        flags |= FLAG_TILES
+        for number in header.cuts:
+            out += varint_bytes(number)
     if header.extensions:
         flags |= FLAG_EXTENSIONS
         for block in header.extensions:
             out += varint_bytes(block.id) + varint_bytes(len(block.data)) + block.data
         out.append(0)
-    return MAGIC + bytes((VERSION, flags)) + bytes(out)
+    return MAGIC + bytes((header.version, flags)) + bytes(out)
 
 
 def varint_bytes(value: int) -> bytes:
@@ -330,16 +367,16 @@ def read_varint(file: BinaryIO, name: str) -> int:
     raise CorruptBitstream(f"{name}: not an integer below 2**32 in its shortest form")
 
 
-def _parse_fields(file: BinaryIO, limits: Limits) -> Header:
+def _parse_fields(file: BinaryIO, version: int, limits: Limits) -> Header:
     flags = _read_exactly(file, 1, "flags")[0]
     model = flags >> ENTROPY_MODEL_SHIFT
-    if model not in set(EntropyModel):
+    if model not in _ENTROPY_MODELS[version]:
         raise UnsupportedVersion(f"entropy model {model} needs a newer decoder")
     width = read_varint(file, "width")
     height = read_varint(file, "height")
     colour = _read_exactly(file, 1, "colour")[0]
     if colour not in set(Colour):
-        raise CorruptBitstream(f"colour id {colour}; version 1 knows 1 to 4")
+        raise CorruptBitstream(f"colour id {colour}; 1 to 4 are known")
     genesis = _read_net(file, "Genesis")
     modulation = _read_net(file, "Modulation") if flags & FLAG_MODULATION else None
     constants = (DEFAULT_BASE, DEFAULT_OMEGA, DEFAULT_SIGMA)
@@ -349,12 +386,14 @@ def _parse_fields(file: BinaryIO, limits: Limits) -> Header:
         if (base, omega, sigma) == constants:
             raise CorruptBitstream("constants are stored although they are the defaults")
         constants = (base, omega, sigma)
-    tiles = (1, 1)
-    if flags & FLAG_TILES:
+    tiles, cuts = (1, 1), Cuts()
+    if flags & FLAG_TILES and version == 1:
         tiles = (read_varint(file, "tile columns"), read_varint(file, "tile rows"))
         if tiles == (1, 1):
             raise CorruptBitstream("a tile grid is stored although there is one tile")
-    return Header(
+    elif flags & FLAG_TILES:
+        cuts = _read_cuts(file, limits.max_parameters // _weights(genesis, modulation, colour))
+    header = Header(
         width=width,
         height=height,
         colour=Colour(colour),
@@ -367,7 +406,11 @@ def _parse_fields(file: BinaryIO, limits: Limits) -> Header:
         lattice=LatticeKind(1 if flags & FLAG_LATTICE else 0),
         entropy_model=EntropyModel(model),
         extensions=_read_extensions(file, limits) if flags & FLAG_EXTENSIONS else (),
+        cuts=cuts,
     )
+    if header.version != version:
+        raise CorruptBitstream(f"version {version} is stored where {header.version} says the same")
+    return header
 
 
 def _read_net(file: BinaryIO, name: str) -> NetShape:
@@ -380,6 +423,20 @@ def _read_net(file: BinaryIO, name: str) -> NetShape:
 def _net_bytes(net: NetShape) -> bytes:
     fields = (len(net.hidden), *net.hidden, net.frequencies)
     return b"".join(varint_bytes(field) for field in fields)
+
+
+def _read_cuts(file: BinaryIO, most: int) -> Cuts:
+    """Read cuts until every part is a tile, of which there may be ``most``."""
+    cuts: list[int] = []
+    open_parts, tiles = 1, 0
+    while open_parts:
+        number = read_varint(file, "cut")
+        cuts.append(number)
+        tiles += number == 0
+        open_parts += 1 if number else -1
+        if tiles + open_parts > most:
+            raise LimitExceeded(f"more than {most} tiles: their weights exceed the limit")
+    return tuple(cuts)
 
 
 def _read_extensions(file: BinaryIO, limits: Limits) -> tuple[Extension, ...]:

@@ -26,16 +26,14 @@ class Likeness:
     Attributes:
         recipe: what is run.
         genesis, modulation: shapes of the networks.
-        tiles: columns and rows of networks.
         lattice: whose weights are rounded how.
         stride: of the lattices.
-        rows, columns: of the largest lattice of the first tile.
+        rows, columns: of the largest lattice.
     """
 
     recipe: Recipe
     genesis: NetShape
     modulation: NetShape | None
-    tiles: tuple[int, int]
     lattice: LatticeKind
     stride: int
     rows: int
@@ -51,7 +49,8 @@ def likeness(width: int, height: int, parameters: Mapping[str, Any]) -> Likeness
 
     Returns:
         None where the networks depend on more than that (a PSNR is searched for, an ICC profile
-        takes its share of the bytes) or where nothing can be planned: it goes alone.
+        takes its share of the bytes, tiles follow what the picture shows) or where nothing can be
+        planned: it goes alone.
     """
     asked = {name: parameters.get(name) for name in ("quality", "psnr", "bpp", "max_bytes")}
     if asked["psnr"] is not None or parameters.get("keep_icc"):
@@ -61,19 +60,17 @@ def likeness(width: int, height: int, parameters: Mapping[str, Any]) -> Likeness
         recipe = find_recipe(preset, parameters.get("effort"))
         target = make_target(preset, **asked)
         genesis, modulation = recipe.genesis, recipe.modulation
-        tiles, lattice = (1, 1), LatticeKind.PUBLISHED
+        lattice = LatticeKind.PUBLISHED
         if genesis is None:
             size = target.bytes_for(width * height)
             if not target.strict:
                 size = max(size, least_bytes(width, height, Colour.SRGB, 0))
             header = plan_rate(width, height, Colour.SRGB, int(size), 0).header
-            genesis, modulation = header.genesis, header.modulation
-            tiles, lattice = header.tiles, header.lattice
+            if header.cuts:
+                return None
+            genesis, modulation, lattice = header.genesis, header.modulation, header.lattice
     except NifError:
         return None
-    columns, rows = width // tiles[0], height // tiles[1]  # of the first tile
-    stride = recipe.sampling.stride_for(rows, columns)
-    lattice_rows, lattice_columns = -(-rows // stride), -(-columns // stride)
-    return Likeness(
-        recipe, genesis, modulation, tiles, lattice, stride, lattice_rows, lattice_columns
-    )
+    stride = recipe.sampling.stride_for(height, width)
+    lattice_rows, lattice_columns = -(-height // stride), -(-width // stride)
+    return Likeness(recipe, genesis, modulation, lattice, stride, lattice_rows, lattice_columns)

@@ -23,7 +23,8 @@ from itertools import pairwise
 
 from nifcore.architecture import Architecture
 from nifcore.errors import ImpossibleTarget
-from nifcore.header import CRC_BYTES, Colour, Header, NetShape, header_bytes
+from nifcore.header import CRC_BYTES, Colour, EntropyModel, Header, NetShape, header_bytes
+from nifcore.tiling import Cuts, Divider, boxes_of, by_area, cuts_into
 
 BITS_PER_PARAMETER = 5.0
 _MIN_PARAMETERS = 60
@@ -112,7 +113,7 @@ def modulation_widths(first: int) -> tuple[int, ...]:
     return min(64, round(16 * (first / 120) ** 2)), 16, 8
 
 
-def is_deep(parameters: float, pixels: int) -> bool:
+def is_deep(parameters: float, pixels: float) -> bool:
     """Tell whether a network of that many weights for so many pixels gets five hidden layers."""
     return _DEEP_PARAMETERS <= parameters <= _DEEP_SHARE * pixels
 
@@ -141,40 +142,41 @@ def shapes_for(parameters: float, side: int, *, deep: bool) -> tuple[NetShape, N
     return at(low)
 
 
-def tiling(width: int, height: int, parameters: float) -> tuple[int, int]:
-    """Return columns and rows of tiles for networks of ``parameters`` weights in all."""
+def tile_count(width: int, height: int, parameters: float) -> int:
+    """Return how many tiles networks of ``parameters`` weights in all are to share."""
     pixels = width * height
     wanted = min(pixels / _TILE_PIXELS, parameters / _TILE_PARAMETERS)
     least = max(pixels / _MOST_TILE_PIXELS, parameters / _MOST_TILE_PARAMETERS)
     count = max(wanted, least)
     if count <= _TILE_SLACK:
-        return 1, 1
-    columns = max(1, round(math.sqrt(count * width / height)))
-    rows = max(1, round(count / columns))
-    while columns * rows * _TILE_SLACK < least:  # rounding may have lost too many
-        if width * rows >= height * columns:
-            columns += 1
-        else:
-            rows += 1
-    return min(columns, width), min(rows, height)
+        return 1
+    return min(max(round(count), math.ceil(least / _TILE_SLACK)), pixels)
 
 
-def plan_rate(width: int, height: int, colour: Colour, total_bytes: float, overhead: int) -> Plan:
+def plan_rate(
+    width: int,
+    height: int,
+    colour: Colour,
+    total_bytes: float,
+    overhead: int,
+    divide: Divider = by_area,
+) -> Plan:
     """Plan networks for a file of at most ``total_bytes`` bytes.
 
     Args:
         overhead: bytes of extension blocks that the file will carry.
+        divide: where to cut a picture that becomes several tiles.
 
     Raises:
         ImpossibleTarget: not even the smallest network fits.
     """
     bits = max(0.0, (total_bytes - overhead)) * 8
-    tiles = tiling(width, height, bits / BITS_PER_PARAMETER)
-    count = tiles[0] * tiles[1]
+    count = tile_count(width, height, bits / BITS_PER_PARAMETER)
+    cuts = cuts_into(width, height, count, divide)
     # the header's size hardly depends on the shapes: plan once with a guess, once with the truth
     fixed = 40 * 8.0
     for _ in range(2):
-        header = _header(width, height, colour, tiles, (bits - fixed) / count / BITS_PER_PARAMETER)
+        header = _header(width, height, colour, cuts, (bits - fixed) / count / BITS_PER_PARAMETER)
         fixed = _fixed_bits(header)
     plan = Plan(header, (bits - fixed) / count)
     least = header.parameters * _MIN_BITS_PER_PARAMETER
@@ -189,26 +191,26 @@ def plan_rate(width: int, height: int, colour: Colour, total_bytes: float, overh
 
 def least_bytes(width: int, height: int, colour: Colour, overhead: int) -> int:
     """Return the bytes of the smallest file that is worth having, steps not yet stretched."""
-    header = _header(width, height, colour, tiling(width, height, 0.0), 0.0)
+    cuts = cuts_into(width, height, tile_count(width, height, 0.0), by_area)
+    header = _header(width, height, colour, cuts, 0.0)
     bits = header.parameters * header.tile_count * BITS_PER_PARAMETER + _fixed_bits(header)
     return math.ceil(bits / 8) + overhead
 
 
-def _header(
-    width: int, height: int, colour: Colour, tiles: tuple[int, int], parameters: float
-) -> Header:
+def _header(width: int, height: int, colour: Colour, cuts: Cuts, parameters: float) -> Header:
     """Return the header of a file whose tiles have about ``parameters`` weights each."""
-    columns, rows = -(-width // tiles[0]), -(-height // tiles[1])
-    deep = is_deep(parameters, columns * rows)
-    least = max(_MIN_PARAMETERS, parameters)
-    genesis, modulation = shapes_for(least, max(columns, rows), deep=deep)
+    boxes = boxes_of(width, height, cuts)
+    deep = is_deep(parameters, width * height / len(boxes))
+    side = max(max(w, h) for _, _, w, h in boxes)
+    genesis, modulation = shapes_for(max(_MIN_PARAMETERS, parameters), side, deep=deep)
     return Header(
         width=width,
         height=height,
         colour=colour,
         genesis=genesis,
         modulation=modulation,
-        tiles=tiles,
+        entropy_model=EntropyModel.ORDERED,
+        cuts=cuts,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +74,7 @@ def make_view(
 
 def tiles_in_view(header: Header, view: View) -> list[int]:
     """Return the tiles that the view shows any pixel of, in file order."""
-    x, y, w, h = view.region
-    rows = _axis_spans(header.height, header.tiles[1], view.height, y, h)
-    columns = _axis_spans(header.width, header.tiles[0], view.width, x, w)
-    return [row * header.tiles[0] + column for row, _ in rows for column, _ in columns]
+    return [index for index, _ in _shown(header, view)]
 
 
 def render(
@@ -102,21 +99,19 @@ def render(
     x, y, w, h = view.region
     image = np.empty((h, w, header.channels), np.uint8)
     k = _supersampling(header, view)
-    for row, (top, bottom) in _axis_spans(header.height, header.tiles[1], view.height, y, h):
-        for col, (left, right) in _axis_spans(header.width, header.tiles[0], view.width, x, w):
-            index = row * header.tiles[0] + col
-            box = header.tile_box(index)
-            params = weights(index)
-            xs = _samples(range(left, right), view.width, header.width, k) - box[0]
-            band = max(1, _BAND_SAMPLES // (len(xs) * k))
-            for start in range(top, bottom, band):
-                stop = min(start + band, bottom)
-                ys = _samples(range(start, stop), view.height, header.height, k) - box[1]
-                grid = make_grid(arch, coordinates(ys, box[3]), coordinates(xs, box[2]), device)
-                colour = kernel.forward(params, grid)
-                if k > 1:
-                    colour = torch.nn.functional.avg_pool2d(colour.clamp_(-1.0, 1.0), k)
-                image[start - y : stop - y, left - x : right - x] = to_bytes(colour).cpu().numpy()
+    for index, (left, top, right, bottom) in _shown(header, view):
+        box = header.tile_box(index)
+        params = weights(index)
+        xs = _samples(range(left, right), view.width, header.width, k) - box[0]
+        band = max(1, _BAND_SAMPLES // (len(xs) * k))
+        for start in range(top, bottom, band):
+            stop = min(start + band, bottom)
+            ys = _samples(range(start, stop), view.height, header.height, k) - box[1]
+            grid = make_grid(arch, coordinates(ys, box[3]), coordinates(xs, box[2]), device)
+            colour = kernel.forward(params, grid)
+            if k > 1:
+                colour = torch.nn.functional.avg_pool2d(colour.clamp_(-1.0, 1.0), k)
+            image[start - y : stop - y, left - x : right - x] = to_bytes(colour).cpu().numpy()
     return image
 
 
@@ -132,21 +127,27 @@ def _samples(pixels: Sequence[int], size: int, source: int, k: int) -> torch.Ten
     return ((at + inner) * (source / size) - 0.5).flatten()
 
 
-def _axis_spans(
-    source: int, tiles: int, size: int, first: int, count: int
-) -> list[tuple[int, tuple[int, int]]]:
-    """Cut output pixels first..first+count along one axis by the tile their centre lies in."""
-    edges = [tile * source // tiles for tile in range(tiles + 1)]
-    spans: list[tuple[int, tuple[int, int]]] = []
-    for tile in range(tiles):
-        # pixel j lies in the tile when edge <= (j + 0.5) * source / size < next edge
-        low = max(first, _first_at(edges[tile], source, size))
-        high = min(first + count, _first_at(edges[tile + 1], source, size))
-        if tile == tiles - 1:
-            high = first + count
-        if low < high:
-            spans.append((tile, (low, high)))
-    return spans
+def _shown(header: Header, view: View) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Yield the tiles that the view shows, and which pixels: (left, top, right, bottom)."""
+    x, y, w, h = view.region
+    for index in range(header.tile_count):
+        left, top, width, height = header.tile_box(index)
+        across = _span(left, left + width, header.width, view.width, x, w)
+        down = _span(top, top + height, header.height, view.height, y, h)
+        if across and down:
+            yield index, (across[0], down[0], across[1], down[1])
+
+
+def _span(
+    begin: int, end: int, source: int, size: int, first: int, count: int
+) -> tuple[int, int] | None:
+    """Return which of the output pixels first..first+count along one axis lie in begin..end.
+
+    Pixel j does where ``begin <= (j + 0.5) * source / size < end``.
+    """
+    low = max(first, _first_at(begin, source, size))
+    high = min(first + count, _first_at(end, source, size))
+    return (low, high) if low < high else None
 
 
 def _first_at(edge: int, source: int, size: int) -> int:

@@ -28,6 +28,7 @@ from nifcore.architecture import Architecture
 from nifcore.bitstream import code_length, expected_magnitudes, pack
 from nifcore.calibration import ASSUMED
 from nifcore.calibration import stored as stored_calibration
+from nifcore.complexity import Complexity
 from nifcore.config import cache_folder
 from nifcore.decoder import decode_pixels
 from nifcore.devices import describe_device
@@ -61,8 +62,10 @@ from nifcore.preview import Canvas
 from nifcore.quantise import as_weights
 from nifcore.rateguess import guess_bpp
 from nifcore.report import Report
+from nifcore.symmetry import in_order
 from nifcore.target import DB_PER_DOUBLING, MOST_BPP, Target
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
+from nifcore.tiling import Box
 from nifcore.workload import Workload
 
 _EVENT_SECONDS = 0.1
@@ -195,12 +198,20 @@ class Session:
         )
 
     def _rate_plan(self, size: float, extensions: tuple[Extension, ...]) -> Plan:
+        found: list[Complexity] = []  # most pictures are one tile, and need none
+
+        def divide(box: Box, tiles: int, share: float) -> tuple[int, bool]:
+            if not found:
+                found.append(Complexity(self.picture.pixels, 8.0 * size))
+            return found[0].divide(box, tiles, share)
+
         return plan_rate(
             self.picture.width,
             self.picture.height,
             Colour(self.picture.channels),
             math.floor(size),
             _overhead(extensions),
+            divide,
         )
 
     def _fixed_plan(self) -> Plan:
@@ -270,7 +281,7 @@ class Session:
         """Keep what became of a tile."""
         self.passes += result.passes / header.tile_count
         self.complete = self.complete and result.complete
-        self.done_tiles.append(result.rounded.tensors)
+        self.done_tiles.append(in_order(header, result.rounded.tensors))
         self._tile_bits = None
 
     # ------------------------------------------------------------------ monitor of the fits
@@ -481,11 +492,11 @@ def _overhead(extensions: tuple[Extension, ...]) -> int:
 
 def _exact(header: Header) -> Any:
     """Return a function that gives the bits one tile's weights really take in the file."""
-    single = replace(header, tiles=(1, 1))
+    single = replace(header, tiles=(1, 1), cuts=())
     fixed = len(header_bytes(single)) + CRC_BYTES
 
     def bits(tensors: Sequence[QuantisedTensor]) -> float:
-        return 8.0 * (len(pack(single, [tensors])) - fixed)
+        return 8.0 * (len(pack(single, [in_order(single, tensors)])) - fixed)
 
     return bits
 

@@ -39,7 +39,7 @@ class Workload:
         family: optimiser of the recipe; what was measured with one says little about another.
         tiles: networks.
         fit, quantise: iterations of every tile before and after weights are rounded.
-        lattice: pixels of one iteration.
+        lattice: pixels of one iteration, in the mean over tiles.
         pixels: of the whole picture.
         weights: of one network.
         units: hidden units of one network, each a sine per pixel.
@@ -60,8 +60,8 @@ class Workload:
     def of(cls, recipe: Recipe, header: Header) -> Workload:
         """Return what a recipe does with the networks that a header describes."""
         arch = Architecture.of(header)
-        _, _, columns, rows = header.tile_box(0)
-        stride = recipe.sampling.stride_for(rows, columns)
+        lattices = [_lattice(recipe, *header.tile_box(i)[2:]) for i in range(header.tile_count)]
+        stride = lattices[0][1]
         counts = {"fit": 0, "quantise": 0}
         recipe = recipe.suited_to(len(arch.genesis.hidden))
         for stage in recipe.stages:
@@ -73,7 +73,7 @@ class Workload:
             tiles=header.tile_count,
             fit=counts["fit"],
             quantise=counts["quantise"],
-            lattice=math.ceil(columns / stride) * math.ceil(rows / stride),
+            lattice=round(sum(pixels for pixels, _ in lattices) / len(lattices)),
             pixels=header.width * header.height,
             weights=arch.parameters,
             units=sum(sum(net.hidden) for net in nets),
@@ -116,6 +116,12 @@ class Workload:
     def iterations(self) -> int:
         """Iterations of one tile."""
         return self.fit + self.quantise
+
+
+def _lattice(recipe: Recipe, columns: int, rows: int) -> tuple[int, int]:
+    """Return the pixels of the largest lattice of a tile, and its stride."""
+    stride = recipe.sampling.stride_for(rows, columns)
+    return math.ceil(columns / stride) * math.ceil(rows / stride), stride
 
 
 def _rotation(rows: int, columns: int) -> float:

@@ -67,7 +67,7 @@ def describe(header: Header, file: str, size: int) -> dict[str, Any]:
         "base": header.base,
         "omega": header.omega,
         "sigma": header.sigma,
-        "tiles": list(header.tiles),
+        "tiles": [list(header.tile_box(index)) for index in range(header.tile_count)],
         "lattice": header.lattice.name.lower(),
         "entropy_model": header.entropy_model.name.lower(),
         "parameters": header.parameters * header.tile_count,
@@ -92,7 +92,6 @@ def _lines(header: Header, file: str, size: int) -> list[tuple[str, str]]:
     from nifcore.header import EXTENSION_COMMENT, EXTENSION_ICC_PROFILE
 
     known = {EXTENSION_ICC_PROFILE: "ICC profile", EXTENSION_COMMENT: "comment"}
-    columns_, rows = header.tiles
     pixels = header.width * header.height
     lines = [
         ("file", file),
@@ -102,7 +101,7 @@ def _lines(header: Header, file: str, size: int) -> list[tuple[str, str]]:
         ("modulation", "none" if header.modulation is None else _sizes(header.modulation)),
         ("constants", f"base {header.base:g}, omega {header.omega:g}, sigma {header.sigma:g}"),
         ("parameters", f"{header.parameters * header.tile_count:,}"),
-        ("tiles", f"{columns_}x{rows}"),
+        ("tiles", f"{header.tile_count}"),
         ("lattice", header.lattice.name.lower()),
         ("format", f"version {header.version}"),
     ]

@@ -8,8 +8,6 @@ holds both to the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -36,7 +34,7 @@ class Account:
     def __init__(self, header: Header, device: torch.device) -> None:
         assert header.lattice is LatticeKind.UNIFORM
         self.layout = Layout(Architecture.of(header))
-        self._roles = list(bitstream._roles(header))
+        self._roles = bitstream._roles(header)
         self._owners = self.layout.owners(device)
         self.steps = torch.tensor([step_size(i) for i in range(STEP_INDICES)], device=device)
         radii, starts, lengths = code_lengths()
@@ -63,16 +61,21 @@ class Account:
         exponent = torch.full_like(indices[:, 0], 4 - _GRAIN_EXPONENT)
         fixed = bitstream._INDEX_BITS + bitstream._GRAIN_BITS
         total = fixed + self._length(differences, _scales(differences, exponent, self._flat))
-        for view, scales in zip(
-            self._matrices(symbols), self._all_scales(symbols, indices), strict=True
-        ):
-            total = total + self._length(view, scales)
+        for number, view in enumerate(self._matrices(symbols)):
+            role, rows = self._roles[number], view.shape[1]
+            exponent = _exponent(role, indices[:, number], rows)
+            coded = _ascending_differences(view) if role is Role.ORDERED_BIAS else view
+            scales = _scales(coded, exponent, self._profiles[number])
+            total = total + self._length(coded, scales)
         return total
 
     def magnitudes(self, symbols: Tensor, indices: Tensor) -> Tensor:
         """Return the magnitude that the model expects of every symbol, float64 (B, N)."""
-        scales = self._all_scales(symbols, indices)
-        return torch.cat([each.flatten(1) for each in scales], 1).double() / SCALE_UNIT
+        found = []
+        for number, view in enumerate(self._matrices(symbols)):
+            exponent = _exponent(self._roles[number], indices[:, number])
+            found.append(_scales(view, exponent, self._profiles[number]).flatten(1))
+        return torch.cat(found, 1).double() / SCALE_UNIT
 
     def choose(self, weights: Tensor, sensitivity: Tensor, bits: Tensor) -> Tensor:
         """Return step indices (B, tensors) by sensitivity, as fine as ``bits`` (B,) allow.
@@ -109,13 +112,6 @@ class Account:
         views = self.layout.views(flat)
         return [view if view.dim() == 3 else view[:, :, None] for view in views]
 
-    def _all_scales(self, symbols: Tensor, indices: Tensor) -> Sequence[Tensor]:
-        found = []
-        for number, view in enumerate(self._matrices(symbols)):
-            exponent = _exponent(self._roles[number], indices[:, number])
-            found.append(_scales(view, exponent, self._profiles[number]))
-        return found
-
     def _length(self, symbols: Tensor, scales: Tensor) -> Tensor:
         """Return what :func:`nifcore.entropy.code_length` does, float64 (B,)."""
         shifts = torch.zeros_like(scales)
@@ -134,10 +130,20 @@ class Account:
         return (shifts + lengths + escape).sum((1, 2))
 
 
-def _exponent(role: Role, indices: Tensor) -> Tensor:
+def _exponent(role: Role, indices: Tensor, rows: int = 1) -> Tensor:
     octaves = entropy._UNIT_INDEX[role] - indices + STEPS_PER_OCTAVE // 2
     octaves = octaves.div(STEPS_PER_OCTAVE, rounding_mode="floor")
+    if role is Role.ORDERED_BIAS:
+        octaves = octaves - entropy.closeness(rows)
     return octaves.clamp(entropy._MIN_EXPONENT, entropy._MAX_EXPONENT)
+
+
+def _ascending_differences(symbols: Tensor) -> Tensor:
+    """Return what is coded of an ordered bias (B, n, 1) whose units are not in order yet."""
+    ascending = symbols.abs().sort(1).values
+    differences = ascending.diff(dim=1, prepend=torch.zeros_like(ascending[:, :1]))
+    half = differences + 1 >> 1
+    return torch.where(differences & 1 == 1, -half, half)
 
 
 def _scales(symbols: Tensor, exponent: Tensor, profile: Tensor) -> Tensor:

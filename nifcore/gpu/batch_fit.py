@@ -92,32 +92,22 @@ class Company:
         arch: of their networks.
         recipe: that they run.
         stride: of their lattices.
-        rows, cols: sides of the largest lattice.
         budgeted: whether their rate is held to a budget.
     """
 
     arch: Architecture
     recipe: Recipe
     stride: int
-    rows: int
-    cols: int
     budgeted: bool
 
 
 def company_of(fit: TileFit) -> Company:
     """Return what other fits must have in common with ``fit`` to be fitted together.
 
-    Tiles whose sides differ by less than a lattice's stride may share one launch.
+    Lattices of one stride hold about equally many pixels, but may be of any shape: all are padded
+    to the longest sides, which costs less than a launch for each shape.
     """
-    _, rows, cols = fit.target.shape
-    return Company(
-        fit.arch,
-        fit.recipe,
-        fit.stride,
-        -(-rows // fit.stride),
-        -(-cols // fit.stride),
-        fit.budget is not None,
-    )
+    return Company(fit.arch, fit.recipe, fit.stride, fit.budget is not None)
 
 
 class BatchFit:

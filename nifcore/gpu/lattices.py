@@ -1,8 +1,8 @@
 """The pixels of B tiles, ordered by lattice, so that any choice of lattices is one gather.
 
 A lattice of stride s is the pixels ``rows oy::s, columns ox::s``. Sides that s does not divide, and
-tiles that differ by a pixel, give lattices of different sizes: all are padded to the largest, and
-the true numbers of rows and columns go along.
+tiles of different shapes, give lattices of different sizes: all are padded to the largest, and the
+true numbers of rows and columns go along.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class LatticeStore:
 
     Args:
         arch: shape of the networks.
-        targets: (channels, rows, columns) float32 in [-1, 1] each, sides alike within a pixel or so
-            (all are padded to the largest).
+        targets: (channels, rows, columns) float32 in [-1, 1] each, best of like sides (all are
+            padded to the longest).
         stride: of the lattices; at most the shortest side.
         device: where to keep everything.
     """

@@ -40,7 +40,7 @@ def test_info_is_what_the_header_says(coded: Coded, tmp_path: Path) -> None:
         "frequencies": header.genesis.frequencies,
     }
     assert said["parameters"] == header.parameters == coded.said["parameters"]
-    assert said["tiles"] == [1, 1]
+    assert said["tiles"] == [[0, 0, WIDTH, HEIGHT]]
     assert (said["base"], said["omega"], said["sigma"]) == (1.4, 30.0, 10.0)
 
 

@@ -1,6 +1,7 @@
 """Fuzz the header parser: ``python -m tests.fuzz.fuzz_header -runs=20000`` (libFuzzer's options).
 
-Odd first byte: the rest stands behind a valid magic and version. Whatever is accepted must be
+Odd first byte: the rest stands behind a valid magic and a version that its upper bit chooses.
+Whatever is accepted must be
 the only form of its header.
 """
 
@@ -13,7 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["nifcore"]):
     from nifcore.errors import BitstreamError, LimitExceeded
-    from nifcore.header import MAGIC, VERSION, header_bytes, is_nif, read_header
+    from nifcore.header import MAGIC, VERSIONS, header_bytes, is_nif, read_header
     from nifcore.limits import Limits
 
 LIMITS = Limits(max_metadata_bytes=1 << 16)
@@ -21,7 +22,7 @@ LIMITS = Limits(max_metadata_bytes=1 << 16)
 
 def one_input(data: bytes) -> None:
     """Read one header."""
-    start = MAGIC + bytes((VERSION,)) if data[:1] and data[0] & 1 else b""
+    start = MAGIC + bytes((VERSIONS[data[0] >> 7],)) if data[:1] and data[0] & 1 else b""
     file = io.BytesIO(start + data[1:])
     try:
         header = read_header(file, LIMITS)

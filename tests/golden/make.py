@@ -40,6 +40,7 @@ def pictures() -> dict[str, tuple[Image.Image, dict[str, object]]]:
         "photo-alpha": (translucent, {"bpp": 1.5}),
         "photo-grey": (crop(cat, 60, 30, 80, 61, 3).convert("L"), {"bpp": 1.0}),
         "photo-tiny": (crop(cat, 100, 60, 8, 8, 16), {"effort": 1}),
+        "photo-ordered": (crop(coffee, 120, 40, 144, 96, 3), {"bpp": 1.0, "effort": 2}),
         "photo-published": (crop(coffee, 120, 40, 48, 32, 9), {"preset": "paper-120"}),
     }
 

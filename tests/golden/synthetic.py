@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from nifcore.bitstream import pack
-from nifcore.header import Colour, Extension, Header, LatticeKind, NetShape
+from nifcore.header import Colour, EntropyModel, Extension, Header, LatticeKind, NetShape
+from nifcore.symmetry import in_order
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
+from nifcore.tiling import horizontal, vertical
 from tests.golden.catalogue import FOLDER, add
 from tests.nifcore.reference_decoder import decode_file
 
@@ -38,10 +40,40 @@ HEADERS = {
         40, 30, Colour.SRGB, NetShape((12, 8), 6), NetShape((4,), 2), lattice=LatticeKind.PUBLISHED
     ),
     "synthetic-extreme": Header(5, 1, Colour.GREY, NetShape((3, 3), 0)),
+    "synthetic-ordered": Header(
+        768,
+        512,
+        Colour.SRGB,
+        NetShape((117, 51, 35, 28, 23), 16),
+        NetShape((16, 8), 4),
+        entropy_model=EntropyModel.ORDERED,
+    ),
+    "synthetic-cuts": Header(
+        41,
+        29,
+        Colour.SRGB,
+        NetShape((9, 5), 3),
+        NetShape((4,), 1),
+        entropy_model=EntropyModel.ORDERED,
+        cuts=(horizontal(11), vertical(30), 0, horizontal(4), 0, 0, vertical(7), 0, 0),
+    ),
+    "synthetic-plain-cuts": Header(
+        23,
+        31,
+        Colour.GREY,
+        NetShape((6, 4), 2),
+        lattice=LatticeKind.PUBLISHED,
+        cuts=(vertical(22), horizontal(1), 0, 0, 0),
+    ),
 }
 
 
-RENDERED = ("synthetic-tiles", "synthetic-published")
+RENDERED = (
+    "synthetic-tiles",
+    "synthetic-published",
+    "synthetic-cuts",
+    "synthetic-plain-cuts",
+)
 """The others are too large for a slow decoder, or their weights for floats."""
 
 
@@ -57,13 +89,14 @@ def tiles_of(name: str, header: Header) -> Tiles:
     """Return the tensors of a golden file: bell-shaped symbols, scales by row and column."""
     numbers = rule(sum(name.encode()))
     extremes = (0, 1, -1, 2**31 - 1, -(2**31), 70_000, -300, 16_384) if "extreme" in name else ()
-    return [
+    tiles = [
         [
             _tensor(shape, number, header.lattice, numbers, extremes)
             for number, shape in enumerate(header.tensor_shapes())
         ]
         for _ in range(header.tile_count)
     ]
+    return [in_order(header, tensors) for tensors in tiles]
 
 
 def _tensor(
@@ -98,7 +131,7 @@ def main() -> None:
         data = pack(header, tiles_of(name, header))
         if add(name, data) and name in RENDERED:
             pixels = np.array(decode_file(data).render(), dtype=np.uint8)
-            Image.fromarray(pixels).save(FOLDER / f"{name}.png", optimize=True)
+            Image.fromarray(pixels.squeeze()).save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

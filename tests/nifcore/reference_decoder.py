@@ -173,8 +173,8 @@ class Decoded:
     base: float = 1.4
     omega: float = 30.0
     sigma: float = 10.0
-    columns: int = 1
-    rows: int = 1
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    ordered: bool = False
     published: bool = False
     blocks: list[tuple[int, bytes]] = field(default_factory=list)
     symbols: list[list[list[list[int]]]] = field(default_factory=list)
@@ -185,10 +185,7 @@ class Decoded:
     def render(self) -> list[list[tuple[int, ...]]]:
         """Return rows of pixels of samples at the file's own size."""
         picture: list[list[tuple[int, ...]]] = [[()] * self.width for _ in range(self.height)]
-        for tile, weights in enumerate(self.weights):
-            row, column = divmod(tile, self.columns)
-            top, bottom = (i * self.height // self.rows for i in (row, row + 1))
-            left, right = (i * self.width // self.columns for i in (column, column + 1))
+        for (left, top, right, bottom), weights in zip(self.boxes, self.weights, strict=True):
             for y in range(top, bottom):
                 for x in range(left, right):
                     v = self._evaluate(
@@ -236,7 +233,9 @@ def _network(weights: list[list[list[float]]], inputs: list[float], period: floa
 
 def decode_file(data: bytes) -> Decoded:
     """Decode a file that keeps to the page; assertions refuse others."""
-    assert data[:9] == bytes.fromhex("8E4E49460D0A1A0A01")
+    assert data[:8] == bytes.fromhex("8E4E49460D0A1A0A")
+    version = data[8]
+    assert version in (1, 2)
     assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
     out = Decoded()
     position = 9
@@ -259,6 +258,19 @@ def decode_file(data: bytes) -> Decoded:
         hidden = [varint() for _ in range(varint())]
         return Net(hidden, varint())
 
+    def part(left: int, top: int, right: int, bottom: int) -> None:
+        number = varint()
+        if number == 0:
+            out.boxes.append((left, top, right, bottom))
+        elif number % 2 == 0:
+            assert left < left + number // 2 < right
+            part(left, top, left + number // 2, bottom)
+            part(left + number // 2, top, right, bottom)
+        else:
+            assert top < top + number // 2 < bottom
+            part(left, top, right, top + number // 2)
+            part(left, top + number // 2, right, bottom)
+
     flags = byte()
     out.width, out.height, out.channels = varint(), varint(), byte()
     out.nets.append(net())
@@ -266,15 +278,28 @@ def decode_file(data: bytes) -> Decoded:
         out.nets.append(net())
     if flags & 2:
         out.base, out.omega, out.sigma = varint() / 1000, varint() / 1000, varint() / 1000
-    if flags & 4:
-        out.columns, out.rows = varint(), varint()
+    if flags & 4 and version == 1:
+        columns, rows = varint(), varint()
+        for i in range(columns * rows):
+            row, column = divmod(i, columns)
+            left, right = (c * out.width // columns for c in (column, column + 1))
+            top, bottom = (r * out.height // rows for r in (row, row + 1))
+            out.boxes.append((left, top, right, bottom))
+    elif flags & 4:
+        part(0, 0, out.width, out.height)
+        assert len(out.boxes) > 1
+    else:
+        out.boxes = [(0, 0, out.width, out.height)]
     if flags & 8:
         while block := varint():
             length = varint()
             out.blocks.append((block, data[position : position + length]))
             position += length
     out.published = bool(flags & 16)
-    count = out.columns * out.rows
+    out.ordered = flags >> 5 == 1
+    assert flags >> 5 <= version - 1
+    assert version == 1 or out.ordered or flags & 4
+    count = len(out.boxes)
     lengths = [varint() for _ in range(count)] if count > 1 else [len(data) - 4 - position]
     for length in lengths:
         _decode_tile(out, data[position : position + length])
@@ -290,7 +315,8 @@ def _decode_tile(out: Decoded, stream: bytes) -> None:
         layers = net.layers(1 if i else out.channels)
         for j, (rows, columns) in enumerate(layers):
             role = "first" if j == 0 else "last" if j == len(layers) - 1 else "other"
-            shapes += [(role, rows, columns), ("bias", rows, 1)]
+            bias = "ordered bias" if out.ordered and role != "last" else "bias"
+            shapes += [(role, rows, columns), (bias, rows, 1)]
     steps: list[tuple[int, ...]] = []
     if out.published:
         steps = [(decoder.bits(3) + 2, decoder.bits(15)) for _ in shapes]
@@ -306,11 +332,14 @@ def _decode_tile(out: Decoded, stream: bytes) -> None:
             steps.append((index,))
     symbols, weights = [], []
     for number, ((role, rows, columns), step) in enumerate(zip(shapes, steps, strict=True)):
+        kind = role.removeprefix("ordered ")
         if out.published:
-            e = step[0] - {"first": 3, "last": 2, "other": 4, "bias": 2}[role]
+            e = step[0] - {"first": 3, "last": 2, "other": 4, "bias": 2}[kind]
         else:
-            usual = {"first": 1136, "last": 1168, "other": 1072, "bias": 1168}[role]
+            usual = {"first": 1136, "last": 1168, "other": 1072, "bias": 1168}[kind]
             e = (usual - step[0] + 16) // 32
+        if role == "ordered bias":
+            e -= int(math.log2(rows))
         profile = [64] * columns
         if role == "first":
             for c in range(2, columns):
@@ -319,6 +348,13 @@ def _decode_tile(out: Decoded, stream: bytes) -> None:
         tensor = _decode_tensor(
             out, decoder, str(number), rows, min(max(e, -2), 13), profile, len(out.symbols) == 0
         )
+        if role == "ordered bias":
+            above = 0
+            for row in tensor:
+                d = row[0]
+                above += -2 * d - 1 if d < 0 else 2 * d
+                assert above < 2**31
+                row[0] = above
         symbols.append(tensor)
         weights.append([[_weight(q, step) for q in row] for row in tensor])
     assert decoder.settled <= len(stream) <= decoder.settled + 2

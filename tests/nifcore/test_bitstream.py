@@ -144,7 +144,7 @@ def test_a_default_file_spends_at_most_40_bytes_on_all_but_symbols(
 def test_code_length_is_that_of_the_file() -> None:
     for name, header in HEADERS.items():
         for tensors in tiles_of(name, header):
-            one = replace(header, tiles=(1, 1))
+            one = replace(header, tiles=(1, 1), cuts=())
             data = pack(one, [tensors])
             estimate = code_length(header, tensors) / 8 + len(header_bytes(one)) + 4
             assert len(data) == pytest.approx(estimate, rel=1e-3, abs=1.5)
@@ -153,7 +153,7 @@ def test_code_length_is_that_of_the_file() -> None:
                 assert expected.min() > 0
 
 
-@pytest.mark.parametrize("name", ["synthetic-tiles", "synthetic-published", "synthetic-extreme"])
+@pytest.mark.parametrize("name", ["synthetic-cuts", "synthetic-published", "synthetic-extreme"])
 def test_every_flipped_bit_is_refused(name: str) -> None:
     data = golden(name)
     assert outcome(lambda: unpack(data)) == "read"
@@ -178,7 +178,7 @@ def test_every_truncation_is_refused(name: str) -> None:
         assert outcome(lambda extra=extra: unpack(data + extra)) == "CorruptBitstream"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["synthetic-tiles", "synthetic-published", "synthetic-extreme"])
+@pytest.mark.parametrize("name", ["synthetic-cuts", "synthetic-published", "synthetic-extreme"])
 def test_flipped_bits_under_a_valid_crc_are_read_or_refused(name: str) -> None:
     """Behind the CRC every byte is still distrusted: no other error, no endless work."""
     body = golden(name)[:-4]

@@ -11,6 +11,7 @@ from nifcore.header import (
     EXTENSION_ICC_PROFILE,
     FIRST_CRITICAL_EXTENSION,
     MAGIC,
+    VERSIONS,
     Colour,
     EntropyModel,
     LatticeKind,
@@ -31,7 +32,8 @@ def test_ids_are_those_of_the_page() -> None:
     assert [c.value for c in Colour] == [1, 2, 3, 4]
     assert [c.name for c in Colour] == ["GREY", "GREY_ALPHA", "SRGB", "SRGB_ALPHA"]
     assert (LatticeKind.UNIFORM, LatticeKind.PUBLISHED) == (0, 1)
-    assert list(EntropyModel) == [0]
+    assert (EntropyModel.ADAPTIVE, EntropyModel.ORDERED) == (0, 1)
+    assert VERSIONS == (1, 2)
     assert (EXTENSION_ICC_PROFILE, EXTENSION_COMMENT, FIRST_CRITICAL_EXTENSION) == (1, 2, 128)
 
 

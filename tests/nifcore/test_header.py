@@ -25,6 +25,7 @@ from nifcore.errors import (
 from nifcore.header import (
     MAGIC,
     Colour,
+    EntropyModel,
     Extension,
     Header,
     LatticeKind,
@@ -35,9 +36,11 @@ from nifcore.header import (
     varint_bytes,
 )
 from nifcore.limits import Limits
+from nifcore.tiling import horizontal, vertical
 from tests.nifcore.strategies import headers
 
 START = bytes.fromhex("8E4E49460D0A1A0A01")
+SECOND = bytes.fromhex("8E4E49460D0A1A0A02")
 DEFAULT = Header(768, 512, Colour.SRGB, NetShape((120, 40, 28, 16), 16), NetShape((16, 8), 4))
 DEFAULT_FIELDS = bytes.fromhex("01 8006 8004 03 04 78 28 1C 10 10 02 10 08 04")
 FULL = replace(
@@ -68,6 +71,21 @@ def test_full_header_has_the_documented_bytes() -> None:
     assert read_header(header_bytes(FULL)) == FULL
 
 
+def test_what_version_2_adds_has_the_documented_bytes() -> None:
+    ordered = replace(DEFAULT, entropy_model=EntropyModel.ORDERED)
+    assert header_bytes(ordered) == SECOND + b"\x21" + DEFAULT_FIELDS[1:]
+    cut = replace(ordered, cuts=(horizontal(200), vertical(100), 0, 0, 0))
+    assert header_bytes(cut) == SECOND + b"\x25" + DEFAULT_FIELDS[1:] + bytes.fromhex(
+        "9103 C801 00 00 00"
+    )
+    boxes = [cut.tile_box(index) for index in range(cut.tile_count)]
+    assert boxes == [(0, 0, 100, 200), (100, 0, 668, 200), (0, 200, 768, 312)]
+    for header in (ordered, cut):
+        assert read_header(header_bytes(header)) == header
+        assert header.version == 2
+    assert DEFAULT.version == FULL.version == 1
+
+
 @given(headers())
 def test_any_header_round_trips(header: Header) -> None:
     data = header_bytes(header)
@@ -75,9 +93,9 @@ def test_any_header_round_trips(header: Header) -> None:
     assert read_header(data + b"weights", UNBOUNDED) == header
 
 
-@given(st.binary(max_size=60))
-def test_accepted_bytes_are_the_only_form_of_their_header(tail: bytes) -> None:
-    file = io.BytesIO(START + tail)
+@given(st.sampled_from((START, SECOND)), st.binary(max_size=60))
+def test_accepted_bytes_are_the_only_form_of_their_header(start: bytes, tail: bytes) -> None:
+    file = io.BytesIO(start + tail)
     try:
         header = read_header(file, UNBOUNDED)
     except NifError:
@@ -148,7 +166,7 @@ def test_is_nif_needs_as_many_bytes_as_differ() -> None:
         (b"NetImmerse File Format, Version 20.0.0.5\n", NotNif),
         (b"\x89PNG\r\n\x1a\n", NotNif),
         (MAGIC[:-1] + b"\r\n", NotNif),
-        (MAGIC + b"\x02" + DEFAULT_FIELDS, UnsupportedVersion),
+        (MAGIC + b"\x03" + DEFAULT_FIELDS, UnsupportedVersion),
         (MAGIC + b"\x00" + DEFAULT_FIELDS, UnsupportedVersion),
         (START + b"\x21" + DEFAULT_FIELDS[1:], UnsupportedVersion),  # entropy model 1
         (START + bytes.fromhex("00 00 01 01 01 01 00"), CorruptBitstream),  # width 0
@@ -171,6 +189,13 @@ def test_is_nif_needs_as_many_bytes_as_differ() -> None:
         (START + bytes.fromhex("04 03 03 01 01 01 00 00 01"), CorruptBitstream),
         (START + bytes.fromhex("08 01 01 01 01 01 00 00"), CorruptBitstream),  # empty list
         (START + bytes.fromhex("08 01 01 01 01 01 00 8001 00 00"), UnsupportedVersion),
+        (MAGIC + b"\x02" + DEFAULT_FIELDS, CorruptBitstream),  # nothing that version 1 lacks
+        (MAGIC + b"\x02\x41" + DEFAULT_FIELDS[1:], UnsupportedVersion),  # entropy model 2
+        (SECOND + bytes.fromhex("04 04 04 01 01 01 00 00"), CorruptBitstream),  # one tile
+        (SECOND + bytes.fromhex("04 04 04 01 01 01 00 01 00 00"), CorruptBitstream),  # 0 rows
+        (SECOND + bytes.fromhex("04 04 04 01 01 01 00 08 00 00"), CorruptBitstream),  # column 4
+        (SECOND + bytes.fromhex("04 04 04 01 01 01 00 02 00 09 00 00"), CorruptBitstream),  # row 4
+        (SECOND + bytes.fromhex("04 04 04 01 01 01 00 02 00"), CorruptBitstream),  # a part is left
     ],
 )
 def test_refusals(data: bytes, error: type[NifError]) -> None:
@@ -188,6 +213,11 @@ def test_limits_are_checked_before_anything_large_is_read() -> None:
     read_header(header_bytes(DEFAULT), Limits(max_parameters=14_992))
     with pytest.raises(LimitExceeded, match="89952 weights"):
         read_header(header_bytes(replace(DEFAULT, tiles=(3, 2))), Limits(max_parameters=14_992))
+
+    many = replace(DEFAULT, cuts=(vertical(9), 0, vertical(9), 0, vertical(9), 0, 0))
+    with pytest.raises(LimitExceeded, match="more than 3 tiles"):
+        read_header(header_bytes(many), Limits(max_parameters=4 * 14_992 - 1))
+    read_header(header_bytes(many), Limits(max_parameters=4 * 14_992))
 
     class Endless(io.RawIOBase):
         """A file that would go on for ever; it counts what is taken."""
@@ -224,7 +254,15 @@ def test_limits_are_checked_before_anything_large_is_read() -> None:
         {"sigma": -1.0},
         {"tiles": (0, 1)},
         {"tiles": (769, 1)},
-        {"version": 2},
+        {"tiles": (2, 1), "entropy_model": EntropyModel.ORDERED},
+        {"tiles": (2, 1), "cuts": (vertical(3), 0, 0)},
+        {"cuts": (0,)},
+        {"cuts": (vertical(768), 0, 0)},
+        {"cuts": (horizontal(512), 0, 0)},
+        {"cuts": (1, 0, 0)},
+        {"cuts": (vertical(3), 0)},
+        {"cuts": (vertical(3), 0, 0, 0)},
+        {"cuts": (vertical(3), vertical(3), 0, 0, 0)},
     ],
 )
 def test_impossible_headers_cannot_be_made(change: dict[str, object]) -> None:

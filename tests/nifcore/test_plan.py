@@ -15,7 +15,7 @@ from nifcore.plan import (
     modulation_widths,
     plan_rate,
     shapes_for,
-    tiling,
+    tile_count,
     widths,
 )
 from nifcore.presets import PRESETS
@@ -128,11 +128,23 @@ def test_a_target_below_the_smallest_file_says_how_small_it_gets():
     ],
 )
 def test_tiles_bound_pixels_and_parameters_per_network(width, height, parameters, most):
-    columns, rows = tiling(width, height, parameters)
+    count = tile_count(width, height, parameters)
 
-    assert columns * rows <= most
-    assert parameters / (columns * rows) <= 300_000
-    assert width * height / (columns * rows) <= 5e6
-    # tiles are not much longer than wide
-    shape = (width / columns) / (height / rows)
-    assert 0.5 < shape < 2.0
+    assert count <= most
+    assert parameters / count <= 300_000
+    assert width * height / count <= 5e6
+
+
+def test_tiles_follow_what_divides_the_picture():
+    def unevenly(box, tiles, share):
+        return box[2] // 4, False
+
+    plan = plan_rate(2048, 1365, Colour.SRGB, 70_000, 0, unevenly)
+    even = plan_rate(2048, 1365, Colour.SRGB, 70_000, 0)
+
+    boxes = [plan.header.tile_box(i) for i in range(plan.header.tile_count)]
+    assert [w for _, _, w, _ in boxes] == [128, 384, 384, 1152]
+    assert all(h == 1365 for *_, h in boxes)
+    assert even.header.tile_count == len(boxes)
+    # frequencies follow the longest side of all tiles
+    assert plan.header.genesis.frequencies > even.header.genesis.frequencies
