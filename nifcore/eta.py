@@ -7,6 +7,8 @@ the iterations that were done. The more of them, the more the pace counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nifcore.calibration import Durations
 
 _TRUST_SECONDS = 2.0
@@ -26,40 +28,38 @@ class Eta:
     def __init__(self, durations: Durations, *, calibrated: bool) -> None:
         self._durations = durations
         self._trust = _TRUST_SECONDS if calibrated else 0.0
-        self._from: tuple[float, int] | None = None
-        self._earlier = (0.0, 0.0)  # seconds seen and predicted, of tiles that are done
-        self._latest = (0.0, 0.0)
+        self._from: tuple[float, float] | None = None  # the clock, and predicted seconds by then
+        self._latest = (0.0, 0.0)  # seconds seen and predicted since
+        self._iterations = 0
         self._closing: float | None = None
 
-    def begin_tile(self) -> None:
-        """The iterations of another tile begin."""
-        seen, predicted = self._earlier
-        self._earlier = (seen + self._latest[0], predicted + self._latest[1])
-        self._from, self._latest = None, (0.0, 0.0)
+    def begin(self, now: float, done: Sequence[int]) -> None:
+        """Iterations begin; ``done`` of the tiles that were begun were done before."""
+        if self._from is None:
+            self._from = (now, self._predicted(done))
+            self._iterations = sum(done)
 
-    def fitting(self, now: float, tile: int, done: int, left: int) -> float | None:
+    def fitting(self, now: float, done: Sequence[int], left: int | None = None) -> float | None:
         """Return the seconds left, or None while unknown.
 
         Args:
             now: of a steady clock.
-            tile: at work, from 0.
-            done: iterations of it that are done.
-            left: iterations of it to go; less than planned where it is to finish early.
+            done: iterations that are done of every tile that was begun.
+            left: iterations to go where they finish early, all together.
         """
         plan = self._durations
-        if self._from is None:
-            self._from = (now, done)
-        since, first = self._from
-        self._latest = (now - since, plan.iterations(done) - plan.iterations(first))
+        self.begin(now, done)
+        assert self._from is not None
+        since, before = self._from
+        predicted = self._predicted(done)
+        self._latest = (now - since, predicted - before)
         pace = self._pace()
-        if pace is None or (not self._trust and done - first < _LEAST_ITERATIONS and not tile):
+        if pace is None or (not self._trust and sum(done) - self._iterations < _LEAST_ITERATIONS):
             return None
-        planned = plan.workload.iterations - done
-        of_tile = plan.tile - plan.iterations(done)
-        if left < planned:
-            of_tile = left * plan.quantise
-        others = plan.workload.tiles - tile - 1
-        return pace * (of_tile + others * plan.tile + plan.close)
+        rest = plan.workload.tiles * plan.tile - predicted
+        if left is not None:
+            rest = left * plan.quantise
+        return pace * (rest + plan.close)
 
     def closing(self, now: float) -> float | None:
         """Return the seconds left once all iterations are done."""
@@ -70,8 +70,10 @@ class Eta:
             self._closing = now
         return max(0.0, pace * self._durations.close - (now - self._closing))
 
+    def _predicted(self, done: Sequence[int]) -> float:
+        return sum(self._durations.iterations(count) for count in done)
+
     def _pace(self) -> float | None:
         """Return seconds per predicted second."""
-        seen = self._trust + self._earlier[0] + self._latest[0]
-        predicted = self._trust + self._earlier[1] + self._latest[1]
+        seen, predicted = (self._trust + each for each in self._latest)
         return seen / predicted if predicted > 0.0 else None

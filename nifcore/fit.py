@@ -41,9 +41,9 @@ from nifcore.quantise import (
 from nifcore.soap import Soap
 from nifcore.tensors import STEP_INDICES, QuantisedTensor
 
-_RATE_UPDATE = 20
+_RATE_UPDATE = 30
 """Least iterations between adjustments of the steps to the rate,"""
-_RATE_UPDATES = 80
+_RATE_UPDATES = 50
 """and how many of them a step is given."""
 _PROBES = 8
 """Gradients that sensitivities are first estimated from; later ones are averaged in."""
@@ -203,7 +203,7 @@ class TileFit:
     def _start(self) -> Params:
         """Draw initial parameters."""
         mean = self.target.mean((1, 2)).tolist() if self.recipe.mean_start else []
-        return initialise(self.arch, self.generator, mean)
+        return initialise(self.arch, self.generator, mean, self.recipe.bias_scale)
 
     @property
     def stage(self) -> Stage:

@@ -131,7 +131,12 @@ def pixel_grid(arch: Architecture, height: int, width: int, device: torch.device
     return make_grid(arch, ys, xs, device)
 
 
-def initialise(arch: Architecture, generator: torch.Generator, mean: Sequence[float]) -> Params:
+def initialise(
+    arch: Architecture,
+    generator: torch.Generator,
+    mean: Sequence[float],
+    bias_scale: float = 1.0,
+) -> Params:
     """Draw initial parameters (float32, CPU) as SIREN does, last bias at the mean colour.
 
     Weights: uniform within 1/fan_in in the first layer of each network, within
@@ -141,6 +146,7 @@ def initialise(arch: Architecture, generator: torch.Generator, mean: Sequence[fl
 
     Args:
         mean: mean of every channel in [-1, 1], or empty to draw the last bias like the others.
+        bias_scale: factor on the biases of Genesis's hidden layers.
     """
     params: Params = []
     first_layers = {0, arch.genesis_tensors}
@@ -151,6 +157,8 @@ def initialise(arch: Architecture, generator: torch.Generator, mean: Sequence[fl
         else:
             span = 1.0 / math.sqrt(fan_in)
         params.append((torch.rand(shape, generator=generator) * 2.0 - 1.0) * span)
+    for bias in params[1 : arch.genesis_tensors - 1 : 2]:
+        bias *= bias_scale
     if len(mean):
         params[arch.genesis_tensors - 1] = torch.tensor(mean, dtype=torch.float32)
     return params

@@ -184,6 +184,7 @@ class Recipe:
         rate_weight: weight of the rate term while quantising, in units of the slope of the
             published rate-distortion curve (1 trades as that curve does).
         mean_start: start the last bias at the mean colour.
+        bias_scale: factor on the first biases of Genesis's hidden layers.
         weights_at_peak: weights of the largest network that learns at the schedules' full rates;
             n weights learn at ``(weights_at_peak / n) ** 0.5`` of them. None for any.
         shallow: what runs instead, for as many iterations, where the network has four hidden
@@ -200,6 +201,7 @@ class Recipe:
     published_bits: int | None = None
     rate_weight: float = 0.0
     mean_start: bool = True
+    bias_scale: float = 1.0
     weights_at_peak: int | None = None
     shallow: Recipe | None = None
 
@@ -341,6 +343,7 @@ def _effort(
         sampling=Sampling(stride=None),
         stages=stages((fit + quantise) * 3 // 5, None),
         rate_weight=1.0,
+        bias_scale=0.25,
         weights_at_peak=16_000,
     )
     # fewer rounded iterations than this do not make good for the rounding

@@ -5,6 +5,9 @@
     picture ─► Plan ─► per tile: fit ─► quantise ─► symbols ─► pack ─► bytes ─► decode ─► measure
                  ▲                                                                  │
                  └────────── with a PSNR target: another rate, a few times ◄────────┘
+
+Tiles are fitted several at a time (:mod:`nifcore.crew`). What the caller hears and asks goes
+through one lock, from whichever fit is about to iterate.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import hashlib
 import io
 import math
 import pickle
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +34,7 @@ from nifcore.calibration import ASSUMED
 from nifcore.calibration import stored as stored_calibration
 from nifcore.complexity import Complexity
 from nifcore.config import cache_folder
+from nifcore.crew import Crew
 from nifcore.decoder import decode_pixels
 from nifcore.devices import describe_device
 from nifcore.errors import Cancelled, ImpossibleTarget
@@ -52,7 +57,7 @@ from nifcore.header import (
     LatticeKind,
     header_bytes,
 )
-from nifcore.kernels import Kernel, make_kernel
+from nifcore.kernels import Kernel
 from nifcore.limits import Limits
 from nifcore.network import from_bytes, pixel_grid
 from nifcore.picture import Picture
@@ -73,7 +78,7 @@ _PREVIEW_SECONDS = 0.5
 _PREVIEW_SHARE = 0.1
 """A preview is made every half second, later every tenth of the time that the encode has taken."""
 _CHECKPOINT_SECONDS = 5.0
-_CHECKPOINT_VERSION = 1
+_CHECKPOINT_VERSION = 2
 
 _PSNR_ROUNDS = 5
 _PSNR_SLACK = 0.4
@@ -106,23 +111,28 @@ class Session:
         self.passes = 0.0
         self.kernel_used = ""
         self.header: Header | None = None
-        # what a checkpoint carries besides the fit at work
+        # what a checkpoint carries besides the fits at work
         self.tried: list[tuple[float, float, bytes]] = []  # (bytes asked, PSNR, file)
         self.asked_bytes = 0.0
-        self.done_tiles: list[list[QuantisedTensor]] = []
-        self.saved_fit: dict[str, Any] | None = None
+        self.done: dict[int, list[QuantisedTensor]] = {}  # tiles
+        self.saved_fits: dict[int, dict[str, Any]] = {}  # of tiles that an earlier run began
         self._saved_header: bytes | None = None
-        # pace, for the ETA
+        # the fits at work, and what they do in turn
+        self._lock = threading.RLock()
+        self._working: dict[int, TileFit] = {}
+        self._states: dict[int, dict[str, Any]] = {}
+        self._saving, self._drawing = _Round(), _Round()
+        self._cancelled = self._finish = False
+        self._crew: Crew | None = None
         self._eta: Eta | None = None
         self._last_event = self._last_preview = -math.inf
         self._last_phase: Phase = "prepare"
         self._last_save = time.monotonic()
-        # coded size, of finished tiles and of the one at work once its weights are rounded
-        self._done_bits: list[float] = []
-        self._tile_bits: float | None = None
+        # of finished tiles and of those at work, once their weights are trained for the rate
+        self._bits: dict[int, float] = {}
+        self._psnrs: dict[int, float | None] = {}
         self._plan: Plan | None = None
         self._canvas: Canvas | None = None
-        self._finish = False
 
     @property
     def pixels(self) -> int:
@@ -164,7 +174,7 @@ class Session:
                 f"{len(data)} bytes give {reached:.2f} dB, {wanted:.2f} dB asked: trying another"
             )
             self.asked_bytes = self._next_size(wanted)
-            self.done_tiles, self.saved_fit = [], None
+            self.done, self.saved_fits = {}, {}
         enough = [entry for entry in self.tried if entry[1] >= wanted]
         if enough:
             return min((entry[2] for entry in enough), key=len)
@@ -229,38 +239,53 @@ class Session:
     def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
         """Fit every tile that is not done yet, and pack."""
         header = plan.header
-        kernel = make_kernel(plan.arch, self.kernel_name, self.device.type)
-        self.kernel_used = kernel.name
-        budget = self._begin(plan, kernel)
-        for index in range(len(self.done_tiles), header.tile_count):
-            target = self._tile_target(header, index)
-            fit = TileFit(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
-            if self.saved_fit is not None:
-                fit.load(self.saved_fit)
-                self.saved_fit = None
-            if self._eta is not None:
-                self._eta.begin_tile()
-            result = fit.run(self)
-            if result is None:
-                self._save(fit)
-                raise Cancelled("cancelled by the caller")
-            if self._canvas is not None:
-                weights = [as_weights(tensor, self.device) for tensor in result.rounded.tensors]
-                self._canvas.draw(index, kernel, weights, fit.grid)
-            self._take(result, header)
-        self._emit(self._event("code", None))
-        return pack(replace(header, extensions=extensions), self.done_tiles)
+        budget = self._begin(plan)
+        todo = [index for index in range(header.tile_count) if index not in self.done]
+        self._fit_tiles(plan, budget, todo)
+        if self._cancelled:
+            self._save()
+            raise Cancelled("cancelled by the caller")
+        self._emit(self._event("code"))
+        tiles = [self.done[index] for index in range(header.tile_count)]
+        return pack(replace(header, extensions=extensions), tiles)
 
-    def _begin(self, plan: Plan, kernel: Kernel) -> Budget | None:
+    def _fit_tiles(self, plan: Plan, budget: Budget | None, todo: Collection[int]) -> None:
+        """Fit tiles, as many at once as there are cores, until all are done or one is cancelled."""
+        crew = Crew(plan.arch, self.kernel_name, self.device.type, len(todo))
+        self.kernel_used = crew.kernels[0].name
+        self._begin_canvas(plan.header, crew.kernels[0])
+
+        def fit_tile(index: int, kernel: Kernel) -> bool:
+            target = self._tile_target(plan.header, index)
+            fit = TileFit(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
+            self._set_to_work(index, fit)
+            result = fit.run(TileMonitor(self, index))
+            if result is not None:
+                self._take(index, fit, result)
+            return result is not None
+
+        self._crew = crew
+        crew.work(todo, fit_tile)
+
+    def _set_to_work(self, index: int, fit: TileFit) -> None:
+        with self._lock:
+            state = self.saved_fits.pop(index, None)
+            if state is not None:
+                fit.load(state)
+            self._working[index] = fit
+            if self._eta is not None:
+                self._eta.begin(time.monotonic(), self._iterations_done())
+
+    def _begin(self, plan: Plan) -> Budget | None:
         """Make a plan the one at work; return what each of its tiles may cost."""
         self._plan = plan
         self.header = header = plan.header
-        under_way = self.saved_fit is not None or self.done_tiles
+        under_way = self.saved_fits or self.done
         if under_way and self._saved_header not in (None, header_bytes(header)):
             self.notes.append("the checkpoint's networks have other sizes: starting afresh")
-            self.done_tiles, self.saved_fit = [], None
-        self._done_bits, self._tile_bits = [], None
-        self._canvas = None if self.progress is None else self._new_canvas(header, kernel)
+            self.done, self.saved_fits = {}, {}
+        self._working, self._states, self._psnrs = {}, {}, {}
+        self._bits = {index: code_length(header, tile) for index, tile in self.done.items()}
         self._eta = None if self.progress is None else self._new_eta(header)
         if self.recipe.published_bits is not None:
             return None
@@ -277,47 +302,104 @@ class Session:
         part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
         return from_bytes(part).to(self.device)
 
-    def _take(self, result: FitResult, header: Header) -> None:
+    def _take(self, index: int, fit: TileFit, result: FitResult) -> None:
         """Keep what became of a tile."""
-        self.passes += result.passes / header.tile_count
-        self.complete = self.complete and result.complete
-        self.done_tiles.append(in_order(header, result.rounded.tensors))
-        self._tile_bits = None
+        assert self.header is not None
+        tensors = in_order(self.header, result.rounded.tensors)
+        with self._lock:
+            self.passes += result.passes / self.header.tile_count
+            self.complete = self.complete and result.complete
+            self.done[index] = tensors
+            self._bits[index] = code_length(self.header, tensors)
+            self._psnrs[index] = fit.cursor.psnr_db
+            self._working.pop(index, None)
+            self._states.pop(index, None)
+            if self._saving.leave(index):
+                self._save()
+            self._drawing.leave(index)
+            if self._canvas is not None:
+                weights = [as_weights(tensor, self.device) for tensor in tensors]
+                self._canvas.draw(index, fit.kernel, weights, fit.grid)
 
     # ------------------------------------------------------------------ monitor of the fits
 
-    def tick(self, fit: TileFit) -> Control:
-        now = time.monotonic()
-        if self.checkpoint is not None:
-            pause = getattr(self.checkpoint, "interval_seconds", _CHECKPOINT_SECONDS)
-            if now - self._last_save >= pause:
-                self._save(fit)
-        news = fit.phase != self._last_phase or now - self._last_event >= _EVENT_SECONDS
-        if self.progress is not None and news:
-            self._last_phase = fit.phase
-            self._emit(self._event(fit.phase, fit))
-        wish = self.control() if self.control is not None else None
-        if wish is Control.CANCEL:
-            return Control.CANCEL
-        self._finish = self._finish or wish is Control.FINISH
-        return Control.FINISH if self._finish else Control.CONTINUE
+    def tick(self, index: int, fit: TileFit) -> Control:
+        """Called by every fit before each of its iterations; returns what it is to do."""
+        with self._lock:
+            now = time.monotonic()
+            if self.checkpoint is not None:
+                pause = getattr(self.checkpoint, "interval_seconds", _CHECKPOINT_SECONDS)
+                if now - self._last_save >= pause:
+                    self._saving.begin(self._working)
+                if self._saving.waits_for(index):
+                    self._states[index] = fit.state()
+                    if self._saving.leave(index):
+                        self._save()
+            if self.progress is not None:
+                self._tell(now, index, fit)
+            wish = self.control() if self.control is not None else None
+            self._cancelled = self._cancelled or wish is Control.CANCEL
+            if self._cancelled or (self._crew is not None and self._crew.stopped):
+                if self.checkpoint is not None:
+                    self._states[index] = fit.state()
+                return Control.CANCEL
+            self._finish = self._finish or wish is Control.FINISH
+            return Control.FINISH if self._finish else Control.CONTINUE
 
     def say(self, message: str) -> None:
-        self.notes.append(message)
-        self._emit(replace(self._event("fit", None), message=message))
+        with self._lock:
+            self.notes.append(message)
+            self._emit(replace(self._event("fit"), message=message))
+
+    def _tell(self, now: float, index: int, fit: TileFit) -> None:
+        """Let the caller know how far the fits are, where there is news."""
+        phase = self._phase
+        pause = max(_PREVIEW_SECONDS, _PREVIEW_SHARE * self.seconds)
+        if now - self._last_preview >= pause and fit.cursor.done:
+            self._drawing.begin(self._working)
+        preview = None
+        if self._drawing.waits_for(index) and self._canvas is not None:
+            self._canvas.draw(index, fit.kernel, fit.params, fit.grid)
+            if fit.lattice is not None:
+                # counting takes about as long as a few iterations: not for every event
+                assert self.header is not None
+                self._bits[index] = code_length(self.header, fit.lattice.round(fit.params).tensors)
+            if self._drawing.leave(index):
+                preview, self._last_preview = self._canvas.pixels, now
+        due = phase != self._last_phase or now - self._last_event >= _EVENT_SECONDS
+        if due or preview is not None:
+            self._last_phase = phase
+            self._emit(replace(self._event(phase, fit), preview=preview))
 
     @property
     def seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began
 
-    def _event(self, phase: Phase, fit: TileFit | None) -> ProgressEvent:
+    @property
+    def _phase(self) -> Phase:
+        """What the fits at work do: "quantise" once all of them see rounded weights."""
+        phases = {fit.phase for fit in self._working.values()}
+        return "quantise" if phases == {"quantise"} else "fit"
+
+    def _iterations_done(self) -> list[int]:
+        """Return the iterations of every tile that was begun, as far as it has come."""
+        assert self.header is not None
+        counts = [fit.cursor.done for fit in self._working.values()]
+        counts += [int(state["cursor"]["done"]) for state in self.saved_fits.values()]
+        whole = self.recipe.suited_to(len(self.header.genesis.hidden))
+        for index in self.done:
+            _, _, columns, rows = self.header.tile_box(index)
+            stride = whole.sampling.stride_for(rows, columns)
+            counts.append(whole.iterations(stride**2))
+        return counts
+
+    def _event(self, phase: Phase, fit: TileFit | None = None) -> ProgressEvent:
         now = time.monotonic()
         assert self._plan is not None
         header = self._plan.header
-        tile = min(len(self.done_tiles), header.tile_count - 1)
         event = ProgressEvent(
             phase,
-            tile=tile,
+            tile=min(len(self.done), header.tile_count - 1),
             tiles=header.tile_count,
             seconds=self.seconds,
             bpp=None if self.progress is None else self._bpp(),
@@ -325,44 +407,41 @@ class Session:
         if fit is None:
             left = self._eta.closing(now) if self._eta and phase in ("code", "verify") else None
             return replace(event, eta_seconds=left)
-        cursor = fit.cursor
+        done = self._iterations_done()
         eta = None
         if self._eta is not None:
-            eta = self._eta.fitting(now, tile, cursor.done, fit.remaining)
-        preview = None
-        pause = max(_PREVIEW_SECONDS, _PREVIEW_SHARE * self.seconds)
-        if now - self._last_preview >= pause and cursor.done:
-            if self._canvas is not None:
-                self._canvas.draw(tile, fit.kernel, fit.params, fit.grid)
-                preview = self._canvas.pixels
-            self._last_preview = now
-            if fit.lattice is not None:
-                # counting takes about as long as a few iterations: not for every event
-                self._tile_bits = code_length(header, fit.lattice.round(fit.params).tensors)
-                event = replace(event, bpp=self._bpp())
-        total = fit.iterations * header.tile_count
+            short = [each.remaining for each in self._working.values() if each.cursor.finishing]
+            eta = self._eta.fitting(now, done, sum(short) if short else None)
         return replace(
             event,
-            step=cursor.step + 1,
+            step=fit.cursor.step + 1,
             steps=fit.stage.steps,
-            iteration=tile * fit.iterations + cursor.done,
-            iterations=total,
-            loss=cursor.loss,
-            psnr_db=cursor.psnr_db,
+            iteration=sum(done),
+            iterations=fit.iterations * header.tile_count,
+            loss=fit.cursor.loss,
+            psnr_db=self._psnr(),
             eta_seconds=eta,
-            preview=preview,
         )
+
+    def _psnr(self) -> float | None:
+        """Return the PSNR of the tiles that were begun, as far as it is known."""
+        assert self.header is not None
+        known = dict(self._psnrs)
+        known |= {index: fit.cursor.psnr_db for index, fit in self._working.items()}
+        errors, pixels = 0.0, 0
+        for index, found in known.items():
+            if found is not None:
+                _, _, width, height = self.header.tile_box(index)
+                errors += width * height * 10.0 ** (-found / 10.0)
+                pixels += width * height
+        return -10.0 * math.log10(errors / pixels) if pixels else None
 
     def _bpp(self) -> float | None:
         """Return the file's rate: what is rounded as the coder counts it, the rest as planned."""
         assert self._plan is not None
         header, planned = self._plan.header, self._plan.budget_bits
-        for tensors in self.done_tiles[len(self._done_bits) :]:
-            self._done_bits.append(code_length(header, tensors))
-        bits = 8.0 * (len(header_bytes(header)) + CRC_BYTES) + sum(self._done_bits)
-        left = header.tile_count - len(self._done_bits)
-        if self._tile_bits is not None:
-            bits, left = bits + self._tile_bits, left - 1
+        bits = 8.0 * (len(header_bytes(header)) + CRC_BYTES) + sum(self._bits.values())
+        left = header.tile_count - len(self._bits)
         if left:
             bits += left * planned
         return bits / self.pixels if math.isfinite(bits) else None
@@ -375,15 +454,18 @@ class Session:
         durations = (found or ASSUMED).durations(Workload.of(self.recipe, header))
         return Eta(durations, calibrated=found is not None)
 
-    def _new_canvas(self, header: Header, kernel: Kernel) -> Canvas:
-        """Return a canvas with the tiles that an earlier run finished."""
-        canvas = Canvas(header, self.picture.pixels)
+    def _begin_canvas(self, header: Header, kernel: Kernel) -> None:
+        """Draw the tiles that an earlier run finished."""
+        self._canvas = None
+        if self.progress is None:
+            return
+        self._canvas = Canvas(header, self.picture.pixels)
         arch = Architecture.of(header)
-        for index, tensors in enumerate(self.done_tiles):
+        for index, tensors in self.done.items():
             _, _, width, height = header.tile_box(index)
             weights = [as_weights(tensor, self.device) for tensor in tensors]
-            canvas.draw(index, kernel, weights, pixel_grid(arch, height, width, self.device))
-        return canvas
+            grid = pixel_grid(arch, height, width, self.device)
+            self._canvas.draw(index, kernel, weights, grid)
 
     def _emit(self, event: ProgressEvent) -> None:
         if self.progress is not None:
@@ -400,7 +482,8 @@ class Session:
         )
         return digest.hexdigest()
 
-    def _save(self, fit: TileFit) -> None:
+    def _save(self) -> None:
+        """Keep everything that a run which goes on from here needs."""
         if self.checkpoint is None:
             return
         state = {
@@ -411,17 +494,13 @@ class Session:
             "tried": [(size, db, _as_tensor(data)) for size, db, data in self.tried],
             "asked_bytes": self.asked_bytes,
             "header": None if self.header is None else _as_tensor(header_bytes(self.header)),
-            "tiles": [[_saved(t) for t in tile] for tile in self.done_tiles],
-            "fit": self._fit_state(fit),
+            "tiles": {index: [_saved(t) for t in tile] for index, tile in self.done.items()},
+            "fits": {**self.saved_fits, **self._states},
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.checkpoint.save(buffer.getvalue())
         self._last_save = time.monotonic()
-
-    def _fit_state(self, fit: TileFit) -> dict[str, Any]:
-        """Return what a run that goes on from here needs of the fits at work."""
-        return fit.state()
 
     def _resume(self) -> None:
         data = self.checkpoint.load() if self.checkpoint is not None else None
@@ -442,8 +521,8 @@ class Session:
         self.passes = state["passes"]
         self.tried = [(size, db, t.numpy().tobytes()) for size, db, t in state["tried"]]
         self.asked_bytes = state["asked_bytes"]
-        self.done_tiles = [[_restored(t) for t in tile] for tile in state["tiles"]]
-        self.saved_fit = state["fit"]
+        self.done = {i: [_restored(t) for t in tile] for i, tile in state["tiles"].items()}
+        self.saved_fits = state["fits"]
         header = state.get("header")
         self._saved_header = None if header is None else header.numpy().tobytes()
         self.notes.append(f"resumed from a checkpoint {self.earlier:.0f} s into the encode")
@@ -451,7 +530,7 @@ class Session:
     # ------------------------------------------------------------------ measuring
 
     def _measure(self, data: bytes) -> float:
-        self._emit(self._event("verify", None))
+        self._emit(self._event("verify"))
         return metrics.psnr(self.picture.pixels, self._decoded(data))
 
     def _decoded(self, data: bytes) -> NDArray[np.uint8]:
@@ -460,7 +539,7 @@ class Session:
 
     def report(self, data: bytes, preset: str | None, effort: int | None) -> Report:
         """Decode ``data`` and measure it."""
-        self._emit(self._event("verify", None))
+        self._emit(self._event("verify"))
         decoded = self._decoded(data)
         assert self.header is not None
         return Report(
@@ -483,6 +562,42 @@ class Session:
             complete=self.complete,
             notes=tuple(self.notes),
         )
+
+
+@dataclass(frozen=True)
+class TileMonitor:
+    """What the fit of one tile reports to, and is steered by."""
+
+    session: Session
+    index: int
+
+    def tick(self, fit: TileFit) -> Control:
+        return self.session.tick(self.index, fit)
+
+    def say(self, message: str) -> None:
+        self.session.say(message)
+
+
+class _Round:
+    """Something that every fit at work has to do once, when its own turn comes."""
+
+    def __init__(self) -> None:
+        self._left: set[int] = set()
+
+    def begin(self, tiles: Collection[int]) -> None:
+        """Wait for so many; a round under way goes on."""
+        if not self._left:
+            self._left = set(tiles)
+
+    def waits_for(self, tile: int) -> bool:
+        return tile in self._left
+
+    def leave(self, tile: int) -> bool:
+        """Wait for a tile no longer; tell whether it was the last one."""
+        if tile not in self._left:
+            return False
+        self._left.remove(tile)
+        return not self._left
 
 
 def _overhead(extensions: tuple[Extension, ...]) -> int:

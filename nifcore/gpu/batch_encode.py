@@ -16,35 +16,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from nifcore.architecture import Architecture
-from nifcore.bitstream import pack
 from nifcore.devices import describe_device, resolve_device, single_threaded
-from nifcore.errors import Cancelled, DeviceError, UsageError
-from nifcore.events import Checkpoint, Control, ControlFunction, Phase, ProgressEvent
+from nifcore.errors import DeviceError, UsageError
+from nifcore.events import Checkpoint, Control, ControlFunction
 from nifcore.events import ProgressFunction as Progress
-from nifcore.fit import FitResult, Monitor, TileFit
+from nifcore.fit import Budget, FitResult, Monitor, TileFit
 from nifcore.gpu.account import Account
 from nifcore.gpu.base import BatchKernel, BatchKernelFactory
 from nifcore.gpu.batch_fit import BatchFit, Company, Outcome, Seat, company_of
 from nifcore.gpu.stacked import StackedKernel
-from nifcore.header import Extension, Header
+from nifcore.header import Header
 from nifcore.kernels import Kernel, make_kernel
 from nifcore.limits import Limits
 from nifcore.picture import PictureSource, read_picture
 from nifcore.plan import Plan
 from nifcore.presets import DEFAULT_EFFORT, find_recipe
 from nifcore.report import Encoded
-from nifcore.session import Session
+from nifcore.session import Session, TileMonitor
 from nifcore.target import make_target
-
-_BESIDE = "beside"
-"""In the state of the first of several tiles at work: the states of the others."""
 
 MOST_TOGETHER = 64
 """More networks in one launch gain nothing: the device is full."""
@@ -283,19 +278,18 @@ class BatchSession(Session):
 
     gathering: Gathering | None = None
     """Where the fits of several sessions meet; one by itself needs none."""
-    _tiles: Sequence[Seat] = ()
-    """Fits at work together; none while they go one by one."""
-    _pace: tuple[float, int] | None = None
-    _cancelled = False
+    _together = False
+    """Whether the tiles are fitted in step, so that one speaks for all."""
     _raised: Exception | None = None
     """What a callback of the caller raised: no failure of the batch."""
 
-    def _encode_plan(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
-        saved, tiles, passes = self.saved_fit, len(self.done_tiles), self.passes
+    def _fit_tiles(self, plan: Plan, budget: Budget | None, todo: Collection[int]) -> None:
+        saved, passes = dict(self.saved_fits), self.passes
         try:
-            return self._encode_together(plan, extensions)
+            self._fit_together(plan, budget, todo)
+            return
         except Exception as error:
-            if isinstance(error, Cancelled) or error is self._raised:
+            if error is self._raised:
                 raise
             if self.kernel_name is not None:
                 raise DeviceError(
@@ -303,62 +297,52 @@ class BatchSession(Session):
                 ) from error
             reason = _first_line(error)
         finally:
-            self._tiles = ()
+            self._together = False
         # outside of the handler, which would keep the batch's tensors alive
-        self.saved_fit, self.passes = saved, passes
-        del self.done_tiles[tiles:]
+        self.saved_fits, self.passes = saved, passes
+        self._working, self._states = {}, {}
         assert self.gathering is not None
         with self.gathering.alone:
             self.say(f"the batched kernel failed ({reason}): tiles fitted one by one instead")
-            return super()._encode_plan(plan, extensions)
+            super()._fit_tiles(plan, budget, [index for index in todo if index not in self.done])
 
-    def _encode_together(self, plan: Plan, extensions: tuple[Extension, ...]) -> bytes:
+    def _fit_together(self, plan: Plan, budget: Budget | None, todo: Collection[int]) -> None:
         if self.gathering is None:
             self.gathering = Gathering(kernel_for(self.device))
-        self._plan, header = plan, plan.header
         kernel = _kernel_alone(plan.arch, self.device)
-        budget = self._begin(plan, kernel)
+        self._begin_canvas(plan.header, kernel)
         seats = []
-        for index in range(len(self.done_tiles), header.tile_count):
-            target = self._tile_target(header, index)
+        for index in todo:
+            target = self._tile_target(plan.header, index)
             seats.append(Seat(plan.arch, kernel, target, self.recipe, budget, self.seed + index))
-        if self.saved_fit is not None:
-            states = [self.saved_fit, *self.saved_fit.get(_BESIDE, [])]
-            for seat, state in zip(seats, states, strict=False):
-                seat.load(state)
-            self.saved_fit = None
         self.kernel_used = self.gathering.kernel_of(plan.arch).name
-        self._tiles, self._pace = seats, None
-        outcomes = self.gathering.fit(header, seats, [self] * len(seats)) if seats else []
+        for index, seat in zip(todo, seats, strict=True):
+            self._set_to_work(index, seat)
+        self._together = True
+        monitors = [TileMonitor(self, index) for index in todo]
+        outcomes = self.gathering.fit(plan.header, seats, monitors) if seats else []
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
         if None in outcomes:
-            self._save(seats[0])
-            raise Cancelled("cancelled by the caller")
-        for outcome in outcomes:
+            return
+        for index, seat, outcome in zip(todo, seats, outcomes, strict=True):
             assert isinstance(outcome, FitResult)
-            self._take(outcome, header)
-        self._emit(self._event("code", None))
-        return pack(replace(header, extensions=extensions), self.done_tiles)
+            self._take(index, seat, outcome)
 
-    def tick(self, fit: TileFit) -> Control:
+    def tick(self, index: int, fit: TileFit) -> Control:
         if self._raised is not None:
             raise self._raised
+        speaker = next((i for i, seat in self._working.items() if _is_seated(seat)), index)
+        news = self._saving.waits_for(index) or self._drawing.waits_for(index)
+        if self._together and index != speaker and not (news or self._cancelled or self._finish):
+            # tiles move in step: all hear what the first one hears
+            return Control.CONTINUE
         try:
-            return self._tick(fit)
+            return super().tick(index, fit)
         except Exception as error:
             self._raised = error
             raise
-
-    def _tick(self, fit: TileFit) -> Control:
-        speaker = next((tile for tile in self._tiles if tile.batch is not None), fit)
-        if fit is not speaker and not self._finish:
-            # The first tile speaks for all, which move in step; all hear what it hears.
-            return Control.CANCEL if self._cancelled else Control.CONTINUE
-        wish = Control.CANCEL if self._cancelled else super().tick(fit)
-        self._cancelled = self._cancelled or wish is Control.CANCEL
-        return wish
 
     def say(self, message: str) -> None:
         try:
@@ -367,26 +351,9 @@ class BatchSession(Session):
             # Raised at the next tick: from here it would end the fits of others, too.
             self._raised = error
 
-    def _fit_state(self, fit: TileFit) -> dict[str, Any]:
-        if len(self._tiles) < 2:
-            return super()._fit_state(fit)
-        first, *others = (tile.state() for tile in self._tiles)
-        return {**first, _BESIDE: others}
 
-    def _event(self, phase: Phase, fit: TileFit | None) -> ProgressEvent:
-        event = super()._event(phase, fit)
-        if fit is None or len(self._tiles) < 2:
-            return event
-        done = sum(tile.cursor.done for tile in self._tiles)
-        if self._pace is None:
-            self._pace = time.monotonic(), done
-        since, before = self._pace
-        eta = None
-        if done - before >= 3 * len(self._tiles):
-            left = sum(tile.remaining for tile in self._tiles)
-            eta = (time.monotonic() - since) / (done - before) * left
-        earlier = fit.iterations * len(self.done_tiles)
-        return replace(event, iteration=earlier + done, eta_seconds=eta)
+def _is_seated(fit: TileFit) -> bool:
+    return isinstance(fit, Seat) and fit.batch is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -18,10 +18,10 @@ def run(eta: Eta, slower: float, tiles: int = 2) -> list[tuple[float, float | No
     total = slower * (tiles * PLAN.tile + PLAN.close)
     told = []
     for tile in range(tiles):
-        eta.begin_tile()
         for done in range(WORK.iterations + 1):
             now = slower * (tile * PLAN.tile + PLAN.iterations(done))
-            told.append((total - now, eta.fitting(now, tile, done, WORK.iterations - done)))
+            counts = [WORK.iterations] * tile + [done]
+            told.append((total - now, eta.fitting(now, counts)))
     for passed in (0.0, 1.0, 2.0):
         now = slower * (tiles * PLAN.tile + passed)
         told.append((total - now, eta.closing(now)))
@@ -48,10 +48,20 @@ def test_without_one_the_pace_is_awaited_and_alone_counts() -> None:
         assert each == pytest.approx(true)
 
 
+def test_tiles_at_once_go_at_the_pace_that_is_seen() -> None:
+    eta = Eta(PLAN, calibrated=False)
+    for done in range(WORK.iterations + 1):
+        # two tiles in the time of one and a quarter
+        now = 1.25 * PLAN.iterations(done)
+        told = eta.fitting(now, [done, done])
+        if done >= 2:
+            true = 1.25 * (PLAN.tile - PLAN.iterations(done)) + 0.625 * PLAN.close
+            assert told == pytest.approx(true)
+
+
 def test_what_comes_after_the_fit_is_counted() -> None:
     eta = Eta(PLAN, calibrated=True)
-    eta.begin_tile()
-    assert eta.fitting(0.0, 1, WORK.iterations, 0) == PLAN.close
+    assert eta.fitting(0.0, [WORK.iterations, WORK.iterations]) == PLAN.close
     assert eta.closing(10.0) == pytest.approx(3.0)
     assert eta.closing(11.0) == pytest.approx(2.0)
     assert eta.closing(99.0) == 0.0
@@ -59,13 +69,12 @@ def test_what_comes_after_the_fit_is_counted() -> None:
 
 def test_finishing_early_leaves_the_iterations_that_are_left() -> None:
     eta = Eta(PLAN, calibrated=True)
-    eta.begin_tile()
-    assert eta.fitting(0.0, 1, 10, 48) == pytest.approx(48 * 0.02 + 3.0)
+    told = eta.fitting(0.0, [WORK.iterations, 10], left=48)
+    assert told == pytest.approx(48 * 0.02 + 3.0)
 
 
 def test_a_resumed_fit_is_paced_from_where_it_goes_on() -> None:
     eta = Eta(PLAN, calibrated=False)
-    eta.begin_tile()
-    eta.fitting(100.0, 1, 90, 60)
-    left = eta.fitting(100.0 + 5 * 0.01, 1, 95, 55)
+    eta.begin(100.0, [WORK.iterations, 90])
+    left = eta.fitting(100.0 + 5 * 0.01, [WORK.iterations, 95])
     assert left == pytest.approx(5 * 0.01 + 0.5 + 50 * 0.02 + 3.0)

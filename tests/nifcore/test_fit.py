@@ -241,7 +241,8 @@ class Misjudged(TileFit):
             self.sensitivity[1:] = [1e-12] * (len(self.params) - 1)
 
 
-def test_steps_that_undo_a_fit_are_noticed_and_chosen_again():
+def test_steps_that_undo_a_fit_are_noticed_and_chosen_again(monkeypatch):
+    monkeypatch.setattr("nifcore.quantise._WIDEST", 8.0)
     stages = EFFORT.stages[0], replace(EFFORT.stages[1], rounded=40)
     budget, watch = BUDGET, Watch()
     recipe = replace(EFFORT, stages=stages)

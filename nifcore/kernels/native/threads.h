@@ -1,4 +1,4 @@
-// Threads for whoever has tasks: one pool per process, shared by the kernel and the optimiser.
+// Threads for whoever has tasks: a few pools per process, for kernels and optimisers.
 #pragma once
 
 #include <algorithm>
@@ -99,8 +99,8 @@ class Pool {
     }
 };
 
-// One pool per process. Threads do not survive a fork, so a child makes its own; a second caller at
-// the same time works alone.
+// The process's pools: callers at the same time have one each, and those beyond work alone. Threads
+// do not survive a fork, so a child makes its own.
 class Threads {
   public:
     static void run(Pool::Work work, void* context, int64_t tasks, int threads) {
@@ -109,8 +109,12 @@ class Threads {
     }
 
   private:
-    std::atomic<bool> taken_{false};
-    Pool* pool_ = nullptr;
+    static constexpr int kMost = 16;
+    struct Place {
+        std::atomic<bool> taken{false};
+        Pool* pool = nullptr;
+    };
+    Place places_[kMost];
     long process_ = 0;
 
     void run_(Pool::Work work, void* context, int64_t tasks, int threads) {
@@ -120,22 +124,28 @@ class Threads {
         const long process = (long)getpid();
 #endif
         if (process_ != process) {
-            // the first call, or the first after a fork: whoever held the parent's pool is not here
+            // the first call, or the first after a fork: whoever held the parent's pools is not here
             static std::mutex first;
             std::lock_guard<std::mutex> lock(first);
             if (process_ != process) {
-                pool_ = new Pool;
-                taken_.store(false);
+                for (Place& place : places_) {
+                    place.pool = nullptr;
+                    place.taken.store(false);
+                }
                 process_ = process;
             }
         }
-        bool free = false;
-        if (threads < 2 || !taken_.compare_exchange_strong(free, true)) {
-            for (int64_t i = 0; i < tasks; i++) work(context, i, 0);
-            return;
+        if (threads > 1) {
+            for (Place& place : places_) {
+                bool free = false;
+                if (!place.taken.compare_exchange_strong(free, true)) continue;
+                if (!place.pool) place.pool = new Pool;
+                place.pool->run(work, context, tasks, threads);
+                place.taken.store(false);
+                return;
+            }
         }
-        pool_->run(work, context, tasks, threads);
-        taken_.store(false);
+        for (int64_t i = 0; i < tasks; i++) work(context, i, 0);
     }
 };
 
