@@ -329,9 +329,13 @@ def test_wrong_pictures_are_refused():
         nifcore.encode(SMALL, limits=nifcore.Limits(max_pixels=1000))
 
 
-def test_torch_keeps_its_threads():
+def test_torch_keeps_its_threads_and_any_number_gives_the_same_file(whole):
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, seed=3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
-    nifcore.encode(SMALL, effort=1, bpp=2.0)
-
-    assert torch.get_num_threads() == before
+    assert encoded.data == whole[0].data
