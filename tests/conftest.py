@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Test processes share the cores, and OpenMP's threads wait for each other in busy loops: before
+# torch is loaded, here and in the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # On a busy machine an example may take any time; how many there are bounds the run.
 hypothesis.settings.register_profile("nif", deadline=None)
@@ -23,6 +29,20 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("NIF_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)
+
+
+@pytest.fixture
+def hasty_compiler(tmp_path: Path) -> Path:
+    """Return a folder for PATH whose C++ compiler is the real one that optimises nothing."""
+    real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if real is None:
+        pytest.skip("no C++ compiler is here")
+    folder = tmp_path / "hasty"
+    folder.mkdir()
+    # of two levels the last one counts
+    (folder / "c++").write_text(f'#!/bin/sh\nexec {shlex.quote(real)} "$@" -O0\n')
+    (folder / "c++").chmod(0o755)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+STILL_HERE = "still here"
+
 
 @dataclass
 class Block:
@@ -37,7 +39,7 @@ class Listener:
         *,
         last_event_id: str | None = None,
         receive_buffer: int = 0,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> None:
         parts = urlsplit(url)
         self._socket = socket.socket()
@@ -61,8 +63,11 @@ class Listener:
         """Return the body of an answer that tells its length."""
         return self._file.read(int(self.headers.get("content-length", "0")))
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield what comes until the stream ends."""
+    def blocks(self, *, signs: bool = False) -> Iterator[Block]:
+        """Yield what comes until the stream ends; signs of life between it only if asked to.
+
+        How many of those come depends on how long the machine takes.
+        """
         assert self.status == 200, self.body()
         assert self.headers["content-type"].startswith("text/event-stream")
         text = b""
@@ -73,7 +78,9 @@ class Listener:
             self._file.readline()
             *whole, text = text.split(b"\n\n")
             for each in whole:
-                yield _block(each.decode())
+                block = _block(each.decode())
+                if signs or block.comments != [STILL_HERE]:
+                    yield block
             if not size:
                 assert not text
                 return

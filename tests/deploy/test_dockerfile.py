@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
@@ -149,8 +150,11 @@ def test_from_the_index_of_torch_comes_torch_alone() -> None:
         assert "--no-deps" not in each
 
 
-def test_the_package_that_the_image_installs_is_whole(tmp_path: Path) -> None:
+def test_the_package_that_the_image_installs_is_whole(
+    tmp_path: Path, hasty_compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Build the wheel from what the Dockerfile copies, and nothing else."""
+    monkeypatch.setenv("PATH", str(hasty_compiler), prepend=os.pathsep)
     source = tmp_path / "source"
     for path in copied():
         place = source / path

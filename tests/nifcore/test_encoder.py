@@ -1,3 +1,6 @@
+import io
+import math
+
 import numpy as np
 import pytest
 import skimage.data
@@ -15,6 +18,7 @@ from nifcore.errors import (
     UnknownPreset,
     UsageError,
 )
+from nifcore.presets import EFFORTS, shortened
 from tests.nifcore.checkpoints import Memory
 
 
@@ -142,25 +146,65 @@ def test_progress_tells_phases_in_order_with_growing_iterations():
     assert previews[0].shape == (48, 64, 3)
 
 
-def stop_at(share, wish, seen):
-    """A control that watches the progress through ``seen`` and answers ``wish`` after a share."""
-    asked = iter(range(10**9))
-    return lambda: wish if next(asked) >= share * seen else nifcore.Control.CONTINUE
+class Asked:
+    """A control that counts how often it is asked, and wishes something after so many times."""
+
+    def __init__(self, wish=nifcore.Control.CONTINUE, after=math.inf):
+        self.wish, self.after, self.count = wish, after, 0
+
+    def __call__(self):
+        self.count += 1
+        return self.wish if self.count > self.after else nifcore.Control.CONTINUE
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """An undisturbed encode of SMALL, and how often its control was asked."""
+    control = Asked()
+    encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, seed=3, control=control)
+    return encoded, control.count
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_cancelled_encode_resumes_to_the_same_file(share):
+def test_a_cancelled_encode_resumes_to_the_same_file(share, whole):
+    expected, count = whole
     settings = {"effort": 1, "bpp": 2.0, "seed": 3}
-    whole = nifcore.encode(SMALL, **settings)
-    memory = Memory()
-    control = stop_at(share, nifcore.Control.CANCEL, 130)
+    # saves once a second at most, and when it is cancelled
+    memory = Memory(interval_seconds=1.0)
+    control = Asked(nifcore.Control.CANCEL, round(share * count))
 
     with pytest.raises(Cancelled):
         nifcore.encode(SMALL, **settings, checkpoint=memory, control=control)
     resumed = nifcore.encode(SMALL, **settings, checkpoint=memory)
 
-    assert resumed.data == whole.data
+    assert resumed.data == expected.data
     assert any("resumed from a checkpoint" in note for note in resumed.report.notes)
+
+
+def test_a_killed_encode_resumes_from_its_last_save_to_the_same_file(whole):
+    """Without a word of warning, from what was saved between two iterations."""
+
+    class Killed(BaseException):
+        pass
+
+    class Third(Memory):
+        saves = 0
+
+        def save(self, data):
+            super().save(data)
+            self.saves += 1
+            if self.saves == 3:
+                raise Killed
+
+    settings = {"effort": 1, "bpp": 2.0, "seed": 3}
+    memory = Third()
+
+    with pytest.raises(Killed):
+        nifcore.encode(SMALL, **settings, checkpoint=memory)
+    memory.interval_seconds = math.inf
+    resumed = nifcore.encode(SMALL, **settings, checkpoint=memory)
+
+    assert resumed.data == whole[0].data
 
 
 def test_cancelling_is_heard_after_finishing_was_asked_for():
@@ -172,51 +216,77 @@ def test_cancelling_is_heard_after_finishing_was_asked_for():
 
 def test_resuming_between_tiles_and_between_tried_sizes(monkeypatch):
     monkeypatch.setattr("nifcore.plan._TILE_PIXELS", 64 * 48)
-    monkeypatch.setattr("nifcore.plan._TILE_PARAMETERS", 500)
-    image, settings = photo(128, 48), {"effort": 1, "psnr": 22.0}
-    whole = nifcore.encode(image, **settings)
-    memory, runs = Memory(), 0
-    while True:
-        runs += 1
-        try:
-            control = stop_at(1, nifcore.Control.CANCEL, 170)
-            resumed = nifcore.encode(image, **settings, checkpoint=memory, control=control)
-            break
-        except Cancelled:
-            assert runs < 20
+    monkeypatch.setattr("nifcore.plan._TILE_PARAMETERS", 100)
+    # with a quarter of the effort the size that it begins with is too small by far
+    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: shortened(EFFORTS[1], 0.25)})
+    image, settings = photo(128, 48), {"effort": 1, "psnr": 18.0}
+    asked, begun, last = Asked(), [], None
 
-    assert runs > 1
+    def watch(event):
+        nonlocal last
+        if not event.message:
+            if event.phase == "fit" and last != "fit":
+                begun.append(asked.count)
+            last = event.phase
+
+    whole = nifcore.encode(image, **settings, progress=watch, control=asked)
+    assert len(begun) >= 4  # two tiles of two sizes
+    cuts = sorted({*begun[1:], begun[0] + 37, begun[1] + 41, begun[2] + 83})
+    memory, done, states = Memory(interval_seconds=math.inf), 0, []
+    for cut in cuts:
+        control = Asked(nifcore.Control.CANCEL, cut - done)
+        with pytest.raises(Cancelled):
+            nifcore.encode(image, **settings, checkpoint=memory, control=control)
+        done = cut
+        state = torch.load(io.BytesIO(memory.data), weights_only=True)
+        states.append((len(state["tried"]), len(state["tiles"])))
+    control = Asked()
+    resumed = nifcore.encode(image, **settings, checkpoint=memory, control=control)
+
     assert resumed.data == whole.data
+    assert control.count == asked.count - done
+    assert {(0, 0), (0, 1), (1, 0), (1, 1)} <= set(states)
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"PK\x03\x04 not a checkpoint"])
-def test_a_damaged_checkpoint_is_said_and_ignored(data):
-    encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=Memory(data))
+def test_a_damaged_checkpoint_is_said_and_ignored(data, whole):
+    memory = Memory(data, interval_seconds=math.inf)
+
+    encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, seed=3, checkpoint=memory)
 
     assert any("cannot be read: starting afresh" in note for note in encoded.report.notes)
+    assert encoded.data == whole[0].data
+
+
+def checkpoint_of(**settings):
+    """Return a checkpoint from the middle of an encode of SMALL."""
+    memory = Memory(interval_seconds=math.inf)
+    control = Asked(nifcore.Control.CANCEL, 150)
+    with pytest.raises(Cancelled):
+        nifcore.encode(SMALL, effort=1, **settings, checkpoint=memory, control=control)
+    return memory
 
 
 def test_a_checkpoint_of_a_version_that_planned_otherwise_is_said_and_ignored(monkeypatch):
-    memory = Memory()
-    nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=memory)
+    memory = checkpoint_of(bpp=2.0)
     monkeypatch.setattr("nifcore.plan.BITS_PER_PARAMETER", 9.0)
     encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=memory)
     assert any("other sizes: starting afresh" in note for note in encoded.report.notes)
     assert encoded.data == nifcore.encode(SMALL, effort=1, bpp=2.0).data
 
 
-def test_a_checkpoint_of_another_picture_is_said_and_ignored():
-    memory = Memory()
-    nifcore.encode(SMALL, effort=1, bpp=2.0, checkpoint=memory)
+def test_a_checkpoint_of_another_picture_is_said_and_ignored(whole):
+    memory = checkpoint_of(bpp=2.5, seed=3)
 
-    encoded = nifcore.encode(SMALL, effort=1, bpp=2.5, checkpoint=memory)
+    encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, seed=3, checkpoint=memory)
 
     assert any("another picture" in note for note in encoded.report.notes)
+    assert encoded.data == whole[0].data
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
-def test_finish_now_gives_a_valid_file_in_every_phase(share):
-    control = stop_at(share, nifcore.Control.FINISH, 130)
+def test_finish_now_gives_a_valid_file_in_every_phase(share, whole):
+    control = Asked(nifcore.Control.FINISH, round(share * whole[1]))
 
     encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, control=control)
 
@@ -259,9 +329,13 @@ def test_wrong_pictures_are_refused():
         nifcore.encode(SMALL, limits=nifcore.Limits(max_pixels=1000))
 
 
-def test_torch_keeps_its_threads():
+def test_torch_keeps_its_threads_and_any_number_gives_the_same_file(whole):
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        encoded = nifcore.encode(SMALL, effort=1, bpp=2.0, seed=3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
-    nifcore.encode(SMALL, effort=1, bpp=2.0)
-
-    assert torch.get_num_threads() == before
+    assert encoded.data == whole[0].data

@@ -1,4 +1,5 @@
 import copy
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -75,11 +76,16 @@ def psnr_of(fit, result):
     return 10 * math.log10(4 / fit.full_error(result.rounded.values))
 
 
+@functools.cache
+def undisturbed(recipe):
+    """Return a fit that ran to its end, its monitor and its result, to look at."""
+    fit, watch = make(recipe), Watch()
+    return fit, watch, fit.run(watch)
+
+
 @pytest.mark.parametrize(("recipe", "gain"), [(EFFORT, 10), (PAPER, 1)], ids=["effort", "paper"])
 def test_a_fit_learns_the_picture_within_its_budget(recipe, gain):
-    fit, watch = make(recipe), Watch()
-
-    result = fit.run(watch)
+    fit, watch, result = undisturbed(recipe)
 
     assert result.complete
     assert watch.phases == ["fit", "quantise"]
@@ -92,15 +98,18 @@ def test_a_fit_learns_the_picture_within_its_budget(recipe, gain):
 @pytest.mark.parametrize("recipe", [EFFORT, PAPER], ids=["effort", "paper"])
 def test_resuming_anywhere_gives_the_same_file_bit_for_bit(recipe):
     saved = {}
+    last = make(recipe).iterations - 1
+    moments = {0, last // 3, last * 4 // 5, last}
 
     def keep(fit):
-        saved[fit.cursor.done] = copy.deepcopy(fit.state())
+        if fit.cursor.done in moments:
+            saved[fit.cursor.done] = copy.deepcopy(fit.state())
         return Control.CONTINUE
 
     whole = make(recipe).run(Watch(keep))
 
-    last = max(saved)
-    for moment in {0, last // 3, last * 4 // 5, last}:
+    assert symbols(whole) == symbols(undisturbed(recipe)[2])
+    for moment in moments:
         resumed = make(recipe, seed=99)  # the saved state must bring its own random numbers
         resumed.load(saved[moment])
         assert symbols(resumed.run(Watch())) == symbols(whole), f"resumed at {moment}"
@@ -119,8 +128,7 @@ def test_finishing_early_codes_a_usable_state_soon(recipe, share):
     assert watch.ticks <= at + 60
     assert any("finishing early" in m for m in watch.messages)
     if share >= 0.3:
-        whole_fit = make(recipe)
-        whole = whole_fit.run(Watch())
+        whole_fit, _, whole = undisturbed(recipe)
         assert psnr_of(fit, result) > psnr_of(whole_fit, whole) - 12
     if recipe.published_bits is None:
         assert BUDGET.exact(result.rounded.tensors) <= BUDGET.bits

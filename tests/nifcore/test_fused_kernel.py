@@ -64,20 +64,22 @@ def truth(arch, params, rows, cols, target, objective):
 
 # relative errors of the loss, of a tensor's gradient, and of its entries beside all gradients'
 # root mean square: rounding is relative to what was added up, and a bias' gradient may cancel.
+# In float32 phases of tens of radians are off by 1e-6, and deep networks magnify that.
 # AMX multiplies bfloat16, whose 8 bits of significand round by up to 2^-9 = 2e-3; the loss, a
 # difference squared, may be off by a few times that.
 TOLERANCES = {"amx": (1e-2, 5e-2, 2e-2)}
-EXACT = (2e-5, 2e-5, 2e-6)
+EXACT = (2e-5, 4e-5, 4e-6)
 
 
 def slack(isa, pixels, error):
-    """How much more the gradients of little pictures may be off where products are rounded.
+    """How much more the gradients of little pictures may be off.
 
-    The rounding of N pixels averages out, to 1 / sqrt(N) of one's. And it shifts the output by
-    about 2^-8, however near that is to the target: a gradient, the difference times slopes, is
-    then off by as large a part of the difference.
+    The rounding of N pixels averages out, to 1 / sqrt(N) of one's. And that of products shifts the
+    output by about 2^-8, however near that is to the target: a gradient, the difference times
+    slopes, is then off by as large a part of the difference.
     """
-    return 1 + 8 / math.sqrt(pixels) + 2**-8 / math.sqrt(error) if isa in TOLERANCES else 1
+    few = 1 + 8 / math.sqrt(pixels)
+    return few + 2**-8 / math.sqrt(error) if isa in TOLERANCES else few
 
 
 def assert_agrees(found, expected, isa, pixels):
@@ -116,7 +118,7 @@ shapes = st.builds(NetShape, sizes, st.integers(0, 6))
     threads=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_network_on_any_picture(arch, rows, cols, objective, isa, threads, seed):
     params, grid, target = problem(arch, rows, cols, seed)
     kernel = FusedKernel(arch, threads, isa)
@@ -292,8 +294,8 @@ def test_without_a_compiler_another_kernel_computes_and_the_reason_is_told(tmp_p
 
 
 @pytest.mark.slow
-def test_a_compiler_that_appears_later_is_used_once(tmp_path):
-    first = chosen_in(tmp_path, os.environ["PATH"])
+def test_a_compiler_that_appears_later_is_used_once(tmp_path, hasty_compiler):
+    first = chosen_in(tmp_path, f"{hasty_compiler}:{os.environ['PATH']}")
     assert first["fused"][:2] == ["True", "True"]
 
     kept = list((tmp_path / ".cache" / "nif").rglob("elsewhere.so"))

@@ -10,8 +10,16 @@ from nifcore.events import Control
 from nifcore.gpu.batch_encode import Job, encode_many
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
-from nifcore.presets import EFFORTS
+from nifcore.presets import EFFORTS, shortened
 from tests.nifcore.checkpoints import Memory
+
+RECIPE = shortened(EFFORTS[1], 0.25)
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    """Effort 1 is a hundred iterations here."""
+    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: RECIPE})
 
 
 def picture(number, height=48, width=64):
@@ -86,11 +94,11 @@ def test_finishing_one_early_keeps_its_best():
 
 
 def test_what_was_cancelled_goes_on_from_its_checkpoint_beside_others():
-    memory, asked = Memory(), []
+    memory, asked = Memory(interval_seconds=1.0), []
 
     def cancel():
         asked.append(None)
-        return Control.CANCEL if len(asked) > 90 else Control.CONTINUE
+        return Control.CANCEL if len(asked) > 60 else Control.CONTINUE
 
     first = Job(picture(0), effort=1, bpp=3.0, checkpoint=memory, control=cancel)
     (stopped,) = encode_many([first], device="cpu")
@@ -128,10 +136,10 @@ def test_tiles_of_one_picture_are_fitted_together(monkeypatch):
 
     assert result.report.tiles > 1
     assert result.report.psnr_db > 14
-    assert result.report.passes == pytest.approx(EFFORTS[1].iterations(1), rel=0.01)
+    assert result.report.passes == pytest.approx(RECIPE.iterations(1), rel=0.01)
     done = [event.iteration for event in events if event.phase in ("fit", "quantise")]
     assert done == sorted(done)
-    assert max(done) <= EFFORTS[1].iterations(1) * result.report.tiles
+    assert max(done) <= RECIPE.iterations(1) * result.report.tiles
 
 
 def test_no_batch_is_empty():

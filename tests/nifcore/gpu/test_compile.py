@@ -16,7 +16,7 @@ SHARED_MEMORY_BYTES = 227 * 1024
 """What one program may use on compute capability 9.0."""
 
 SCRIPT = """
-import json, sys
+import json, sys, traceback
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -38,36 +38,51 @@ def compiled(program, constants, warps):
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     return {"shared": made.metadata.shared, "cubin": len(made.asm["cubin"])}
 
-task, precision = int(sys.argv[1]), sys.argv[2]
-if precision == "basis":
-    found = compiled(orthonormal_panel, {"ROWS": 128, "COLUMNS": 32, "PASSES": 3}, 4)
-else:
+def tried(task, precision):
+    if precision == "basis":
+        return compiled(orthonormal_panel, {"ROWS": 128, "COLUMNS": 32, "PASSES": 3}, 4)
     kernel = FusedKernel(Architecture(NetShape((40, 18), 4), NetShape((9, 5), 2), 3))
-    found = compiled(
+    return compiled(
         network,
         {**kernel._genesis.constants, "TASK": task, "PRECISION": precision},
         kernel._genesis.tuning.warps,
     )
-print(json.dumps(found))
+
+for name, (task, precision) in json.loads(sys.argv[1]).items():
+    try:
+        found = tried(task, precision)
+    except Exception:
+        found = {"error": traceback.format_exc()}
+    print(json.dumps({name: found}), flush=True)
 """
 
+PROGRAMS = {
+    "fit": (0, "tf32"),
+    "fit in bfloat16": (2, "bf16"),
+    "slope given": (3, "tf32"),
+    "render": (4, "tf32x3"),
+    "basis": (0, "basis"),
+}
 
-@pytest.mark.parametrize(
-    ("task", "precision"),
-    [(0, "tf32"), (2, "bf16"), (3, "tf32"), (4, "tf32x3"), (0, "basis")],
-    ids=["fit", "fit in bfloat16", "slope given", "render", "basis"],
-)
-def test_the_programs_compile_for_a_gpu(task, precision, tmp_path):
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The compiler's run over all programs, in a process without the interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(task), precision],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(PROGRAMS)],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
         capture_output=True,
         text=True,
     )
 
-    assert run.returncode == 0, run.stderr[-2000:]
-    found = json.loads(run.stdout)
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_programs_compile_for_a_gpu(name, run):
+    made = {key: one for line in run.stdout.splitlines() for key, one in json.loads(line).items()}
+
+    assert name in made, (run.returncode, run.stderr[-2000:])
+    found = made[name]
+    assert "error" not in found, found["error"][-2000:]
     assert found["cubin"] > 0
     assert found["shared"] <= SHARED_MEMORY_BYTES

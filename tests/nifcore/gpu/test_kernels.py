@@ -21,8 +21,13 @@ SHAPES = [
 ]
 MSE = Objective("mse")
 SMALL = Tuning(strip=2, warps=4, chunk=16, programs=4)
-TOLERANCE = {"tf32x3": 2e-5, "tf32": 2e-2, "bf16": 6e-2}
-"""Relative error of gradients; the interpreter multiplies in float32 whatever TF32 is asked."""
+TOLERANCE = {"tf32x3": 1e-4, "tf32": 2e-2, "bf16": 6e-2}
+"""Relative error of gradients; the interpreter multiplies in float32 whatever TF32 is asked.
+
+In float32 a phase of a hundred radians is 4e-6 off, whatever computes it, and every layer
+multiplies that by its slope: the gradients of any two kernels are up to 6e-5 from autograd's in
+float64, and half as far from each other.
+"""
 
 
 def name(arch):
@@ -75,18 +80,18 @@ def check(kernel, arch, device, objective, tolerance, **sizes):
 @pytest.mark.parametrize("objective", [MSE, Objective("l1"), Objective("log_cosh")], ids=str)
 @pytest.mark.parametrize("arch", SHAPES, ids=name)
 def test_stacked_gradients_are_autograds(arch, objective, device):
-    check(StackedKernel(arch), arch, device, objective, 1e-4)
+    check(StackedKernel(arch), arch, device, objective, TOLERANCE["tf32x3"])
 
 
 @pytest.mark.parametrize("arch", SHAPES, ids=name)
 def test_fused_gradients_are_autograds(arch, device):
-    check(FusedKernel(arch, "tf32x3", SMALL), arch, device, MSE, 1e-4)
+    check(FusedKernel(arch, "tf32x3", SMALL), arch, device, MSE, TOLERANCE["tf32x3"])
 
 
 @pytest.mark.parametrize("pixel", ["l1", "log_cosh"])
 def test_fused_losses_are_the_references(pixel, device):
     arch = SHAPES[2]
-    check(FusedKernel(arch, "tf32x3", SMALL), arch, device, Objective(pixel), 1e-4)
+    check(FusedKernel(arch, "tf32x3", SMALL), arch, device, Objective(pixel), TOLERANCE["tf32x3"])
 
 
 @pytest.mark.parametrize("kind", ["stacked", "fused"])
@@ -94,7 +99,7 @@ def test_the_structural_term_leaves_padding_out(kind, device):
     arch = SHAPES[2]
     kernel = StackedKernel(arch) if kind == "stacked" else FusedKernel(arch, "tf32x3", SMALL)
     sizes = {"sizes": ((13, 15), (12, 14)), "stride": 1, "indices": (0, 0)}
-    check(kernel, arch, device, Objective("log_cosh", "dssim", 0.1), 1e-4, **sizes)
+    check(kernel, arch, device, Objective("log_cosh", "dssim", 0.1), TOLERANCE["tf32x3"], **sizes)
 
 
 def coarse(precision, device):
@@ -117,9 +122,12 @@ def test_bfloat16_products_stay_within_their_precision(cuda):
     assert coarse("bf16", cuda) < TOLERANCE["bf16"]
 
 
-@pytest.mark.parametrize("tuning", [Tuning(1, 4, 16, 1), Tuning(4, 4, 64, 1000)], ids=str)
-def test_how_the_work_is_cut_changes_nothing_but_rounding(tuning, device):
-    arch = SHAPES[0]
+@pytest.mark.parametrize(
+    ("arch", "tuning"),
+    [(SHAPES[2], Tuning(1, 4, 16, 1)), (SHAPES[0], Tuning(4, 4, 64, 1000))],
+    ids=["finely", "coarsely"],
+)
+def test_how_the_work_is_cut_changes_nothing_but_rounding(arch, tuning, device):
     _, _, weights, batch = problem(arch, device)
     exact = StackedKernel(arch).loss_and_gradient(weights, batch, MSE)[1]
 
@@ -130,7 +138,7 @@ def test_how_the_work_is_cut_changes_nothing_but_rounding(tuning, device):
 
 def test_the_same_input_gives_the_same_bits(device):
     arch = SHAPES[2]
-    _, _, weights, batch = problem(arch, device)
+    _, _, weights, batch = problem(arch, device, sizes=((9, 12), (8, 11), (9, 11)))
     kernel = FusedKernel(arch, "tf32", SMALL)
 
     first, second = (kernel.loss_and_gradient(weights, batch, MSE)[1] for _ in range(2))

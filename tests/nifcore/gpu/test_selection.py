@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,17 +24,23 @@ from nifcore.header import NetShape
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
 from nifcore.picture import read_picture
-from nifcore.presets import EFFORTS, shortened
+from nifcore.presets import EFFORTS, Optimiser, shortened
 from nifcore.session import Session
 from nifcore.target import make_target
 from tests.nifcore.checkpoints import Memory
 
-RECIPE = shortened(EFFORTS[1], 0.4)
+RECIPE = shortened(EFFORTS[1], 0.25)
+# SOAP magnifies rounding, which differs between kernels
+STEADY = replace(
+    RECIPE,
+    stages=(replace(RECIPE.stages[0], optimiser=Optimiser("adamw")), *RECIPE.stages[1:]),
+    shallow=None,
+)
 
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch):
-    """Every effort is a few dozen iterations here."""
+    """Every effort is a hundred iterations here."""
     for module in (encoder, batch_encode):
         monkeypatch.setattr(module, "find_recipe", lambda preset, effort: RECIPE)
     # batches of one are worth it on a GPU only; here they stand for that
@@ -46,10 +53,10 @@ def picture(number=0, height=48, width=64):
     return ((np.stack(waves, -1) + 1) * 127.5).astype(np.uint8)
 
 
-def session(gathering, *, kernel=None, progress=None, control=None, checkpoint=None):
+def session(gathering, *, recipe=RECIPE, kernel=None, progress=None, control=None, checkpoint=None):
     made = BatchSession(
         read_picture(picture(), Limits(), False),
-        RECIPE,
+        recipe,
         torch.device("cpu"),
         kernel,
         0,
@@ -96,8 +103,9 @@ def test_a_cuda_device_encodes_in_batches_unless_another_kernel_is_asked_for(dev
     assert session_kind(torch.device(device), kernel) is kind
 
 
-def test_a_batch_of_one_is_what_a_fit_alone_is():
-    together = session(Gathering(StackedKernel))
+def test_a_batch_of_one_is_what_a_fit_alone_is(monkeypatch):
+    monkeypatch.setattr(encoder, "find_recipe", lambda preset, effort: STEADY)
+    together = session(Gathering(StackedKernel), recipe=STEADY)
     data = together.run()
     report = together.report(data, None, 1)
     alone = nifcore.encode(picture(), effort=1, bpp=3.0, device="cpu", kernel="chunked").report
@@ -105,8 +113,8 @@ def test_a_batch_of_one_is_what_a_fit_alone_is():
     assert report.kernel == "stacked"
     assert report.notes == alone.notes
     assert report.passes == alone.passes
-    # not the same file: rounding differs, and SOAP magnifies it
-    assert report.psnr_db == pytest.approx(alone.psnr_db, abs=1.0)
+    # not the same file: rounding differs
+    assert report.psnr_db == pytest.approx(alone.psnr_db, abs=0.3)
 
 
 @pytest.mark.parametrize("launches", [0, 60])
