@@ -167,6 +167,7 @@ class TileFit:
         recipe: what to run; of it, what suits the network is.
         budget: what the coded weights may cost, or None for the published lattice.
         seed: of initial weights, order and noise; the same seed repeats the fit on one device.
+        stride: of the lattices, at most the shorter side; None for what suits a tile by itself.
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class TileFit:
         recipe: Recipe,
         budget: Budget | None,
         seed: int,
+        stride: int | None = None,
     ) -> None:
         self.arch, self.kernel, self.target = arch, kernel, target
         self.recipe = recipe = recipe.suited_to(len(arch.genesis.hidden))
@@ -184,8 +186,7 @@ class TileFit:
         self.generator = torch.Generator().manual_seed(seed)
         _, rows, cols = target.shape
         self.grid = pixel_grid(arch, rows, cols, target.device)
-        stride = recipe.sampling.stride_for(rows, cols)
-        self.stride = stride
+        self.stride = stride = min(stride or recipe.sampling.stride_for(rows, cols), rows, cols)
         self._lattices: list[tuple[Grid, Tensor] | None] = [None] * stride**2
         start = self._start()
         self.params: Params = in_a_row([p.to(target.device) for p in start])

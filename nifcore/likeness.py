@@ -1,9 +1,10 @@
 """Which pictures are worth encoding together, from what is known before they are decoded.
 
-Networks go through a GPU together if they have one shape, one recipe and lattices of one size. All
-three follow from a picture's size and from what is asked for; nothing here needs torch, or the
-picture. Whether a picture turns out to be grey or transparent is only seen when it is decoded: such
-a one is fitted beside the others, not with them.
+Networks go through a GPU together if they have one shape, one recipe and lattices of one stride.
+All three follow from a picture's size and from what is asked for, though the tiles themselves
+follow what the picture shows; nothing here needs torch, or the picture. Whether a picture turns out
+to be grey or transparent is only seen when it is decoded: such a one is fitted beside the others,
+not with them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ class Likeness:
         recipe: what is run.
         genesis, modulation: shapes of the networks.
         lattice: whose weights are rounded how.
+        tiles: how many.
         stride: of the lattices.
-        rows, columns: of the largest lattice.
+        rows, columns: of the largest lattice through the whole picture.
     """
 
     recipe: Recipe
     genesis: NetShape
     modulation: NetShape | None
     lattice: LatticeKind
+    tiles: int
     stride: int
     rows: int
     columns: int
@@ -49,8 +52,7 @@ def likeness(width: int, height: int, parameters: Mapping[str, Any]) -> Likeness
 
     Returns:
         None where the networks depend on more than that (a PSNR is searched for, an ICC profile
-        takes its share of the bytes, tiles follow what the picture shows) or where nothing can be
-        planned: it goes alone.
+        takes its share of the bytes) or where nothing can be planned: it goes alone.
     """
     asked = {name: parameters.get(name) for name in ("quality", "psnr", "bpp", "max_bytes")}
     if asked["psnr"] is not None or parameters.get("keep_icc"):
@@ -60,17 +62,16 @@ def likeness(width: int, height: int, parameters: Mapping[str, Any]) -> Likeness
         recipe = find_recipe(preset, parameters.get("effort"))
         target = make_target(preset, **asked)
         genesis, modulation = recipe.genesis, recipe.modulation
-        lattice = LatticeKind.PUBLISHED
+        lattice, tiles = LatticeKind.PUBLISHED, 1
         if genesis is None:
             size = target.bytes_for(width * height)
             if not target.strict:
                 size = max(size, least_bytes(width, height, Colour.SRGB, 0))
             header = plan_rate(width, height, Colour.SRGB, int(size), 0).header
-            if header.cuts:
-                return None
-            genesis, modulation, lattice = header.genesis, header.modulation, header.lattice
+            genesis, modulation = header.genesis, header.modulation
+            lattice, tiles = header.lattice, header.tile_count
     except NifError:
         return None
-    stride = recipe.sampling.stride_for(height, width)
-    lattice_rows, lattice_columns = -(-height // stride), -(-width // stride)
-    return Likeness(recipe, genesis, modulation, lattice, stride, lattice_rows, lattice_columns)
+    stride = recipe.sampling.stride_for(height, width, tiles)
+    rows, columns = -(-height // stride), -(-width // stride)
+    return Likeness(recipe, genesis, modulation, lattice, tiles, stride, rows, columns)

@@ -10,15 +10,15 @@ with ``r = first / 120``, the widths are::
 ``first`` is the largest that keeps the parameters within ``bits / 5.4``, the bits that one weight
 costs where rate is best spent (wider steps and more weights, or the reverse, lose). The Modulation
 network follows the published ladder. The highest positional frequency follows the longer side, 16
-frequencies at 768 pixels, as the published configurations for small faces do. Large pictures are
-cut into tiles, one network each: at equal rate and time the fit is far better, and rendering costs
-less.
+frequencies at 768 pixels, as the published configurations for small faces do. Pictures
+that are large enough, and get weights enough, are cut into tiles, one network each: at equal rate
+and time the fit is better, and rendering costs less.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from nifcore.architecture import Architecture
@@ -32,10 +32,10 @@ _MIN_BITS_PER_PARAMETER = 2.5
 """Below this, steps are so wide that nothing is left of the picture."""
 _TILE_LENGTH_BYTES = 4
 """At most what one tile's payload length costs, where there are several tiles."""
-_TILE_PIXELS = 700_000
-"""A tile of about this many pixels gets enough iterations per pixel,"""
-_TILE_PARAMETERS = 20_000
-"""but a network needs about this many weights to be worth its own."""
+_TILE_PIXELS = 200_000
+"""A tile of about this many pixels is worth a network of its own,"""
+_TILE_PARAMETERS = 9_500
+"""if that has about this many weights."""
 _MOST_TILE_PARAMETERS = 260_000
 """The published ladder ends at 241,000 weights."""
 _MOST_TILE_PIXELS = 4_000_000
@@ -171,13 +171,19 @@ def plan_rate(
         ImpossibleTarget: not even the smallest network fits.
     """
     bits = max(0.0, (total_bytes - overhead)) * 8
-    count = tile_count(width, height, bits / BITS_PER_PARAMETER)
-    cuts = cuts_into(width, height, count, divide)
+    wanted = tile_count(width, height, bits / BITS_PER_PARAMETER)
+    cuts = cuts_into(width, height, wanted, divide)
+    # The networks depend on how many tiles there are, not on where: pictures of one size get equal
+    # ones, which a GPU fits together.
+    count = len(boxes_of(width, height, cuts))
+    even = cuts_into(width, height, count, by_area)
     # the header's size hardly depends on the shapes: plan once with a guess, once with the truth
     fixed = 40 * 8.0
     for _ in range(2):
-        header = _header(width, height, colour, cuts, (bits - fixed) / count / BITS_PER_PARAMETER)
+        header = _header(width, height, colour, even, (bits - fixed) / count / BITS_PER_PARAMETER)
         fixed = _fixed_bits(header)
+    header = replace(header, cuts=cuts)
+    fixed = _fixed_bits(header)
     plan = Plan(header, (bits - fixed) / count)
     least = header.parameters * _MIN_BITS_PER_PARAMETER
     if plan.budget_bits < least:

@@ -165,10 +165,13 @@ class Sampling:
     batch_pixels: int = 24_576
     shuffled: bool = True
 
-    def stride_for(self, rows: int, cols: int) -> int:
-        """Return the lattice stride for a tile, no more than its shorter side."""
-        wanted = self.stride or max(1, round(math.sqrt(rows * cols / self.batch_pixels)))
-        return min(wanted, rows, cols)
+    def stride_for(self, rows: int, cols: int, tiles: int = 1) -> int:
+        """Return the lattice stride for a picture of so many tiles, one for all of them.
+
+        Where it exceeds a tile's shorter side, that side is its stride.
+        """
+        wanted = round(math.sqrt(rows * cols / tiles / self.batch_pixels))
+        return min(self.stride or max(1, wanted), rows, cols)
 
 
 @dataclass(frozen=True)

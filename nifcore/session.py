@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -72,6 +72,8 @@ from nifcore.target import DB_PER_DOUBLING, MOST_BPP, Target
 from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
 from nifcore.tiling import Box
 from nifcore.workload import Workload
+
+AnyFit = TypeVar("AnyFit", bound=TileFit)
 
 _EVENT_SECONDS = 0.1
 _PREVIEW_SECONDS = 0.5
@@ -256,8 +258,7 @@ class Session:
         self._begin_canvas(plan.header, crew.kernels[0])
 
         def fit_tile(index: int, kernel: Kernel) -> bool:
-            target = self._tile_target(plan.header, index)
-            fit = TileFit(plan.arch, kernel, target, self.recipe, budget, self.seed + index)
+            fit = self._new_fit(TileFit, plan, kernel, budget, index)
             self._set_to_work(index, fit)
             result = fit.run(TileMonitor(self, index))
             if result is not None:
@@ -296,11 +297,24 @@ class Session:
             lambda tensors: expected_magnitudes(header, tensors),
         )
 
-    def _tile_target(self, header: Header, index: int) -> Tensor:
-        """Return what a tile's networks are to show, (channels, rows, cols) in [-1, 1]."""
-        x, y, w, h = header.tile_box(index)
+    def _new_fit(
+        self,
+        kind: type[AnyFit],
+        plan: Plan,
+        kernel: Kernel,
+        budget: Budget | None,
+        index: int,
+    ) -> AnyFit:
+        """Return the fit of a tile, not begun."""
+        x, y, w, h = plan.header.tile_box(index)
         part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
-        return from_bytes(part).to(self.device)
+        target = from_bytes(part).to(self.device)
+        stride = self._stride(plan.header)
+        return kind(plan.arch, kernel, target, self.recipe, budget, self.seed + index, stride)
+
+    def _stride(self, header: Header) -> int:
+        """Return the lattice stride, the same for all tiles that are not narrower."""
+        return self.recipe.sampling.stride_for(header.height, header.width, header.tile_count)
 
     def _take(self, index: int, fit: TileFit, result: FitResult) -> None:
         """Keep what became of a tile."""
@@ -389,8 +403,7 @@ class Session:
         whole = self.recipe.suited_to(len(self.header.genesis.hidden))
         for index in self.done:
             _, _, columns, rows = self.header.tile_box(index)
-            stride = whole.sampling.stride_for(rows, columns)
-            counts.append(whole.iterations(stride**2))
+            counts.append(whole.iterations(min(self._stride(self.header), columns, rows) ** 2))
         return counts
 
     def _event(self, phase: Phase, fit: TileFit | None = None) -> ProgressEvent:

@@ -60,8 +60,8 @@ class Workload:
     def of(cls, recipe: Recipe, header: Header) -> Workload:
         """Return what a recipe does with the networks that a header describes."""
         arch = Architecture.of(header)
-        lattices = [_lattice(recipe, *header.tile_box(i)[2:]) for i in range(header.tile_count)]
-        stride = lattices[0][1]
+        stride = recipe.sampling.stride_for(header.height, header.width, header.tile_count)
+        lattices = [_lattice(stride, *header.tile_box(i)[2:]) for i in range(header.tile_count)]
         counts = {"fit": 0, "quantise": 0}
         recipe = recipe.suited_to(len(arch.genesis.hidden))
         for stage in recipe.stages:
@@ -73,7 +73,7 @@ class Workload:
             tiles=header.tile_count,
             fit=counts["fit"],
             quantise=counts["quantise"],
-            lattice=round(sum(pixels for pixels, _ in lattices) / len(lattices)),
+            lattice=round(sum(lattices) / len(lattices)),
             pixels=header.width * header.height,
             weights=arch.parameters,
             units=sum(sum(net.hidden) for net in nets),
@@ -118,10 +118,10 @@ class Workload:
         return self.fit + self.quantise
 
 
-def _lattice(recipe: Recipe, columns: int, rows: int) -> tuple[int, int]:
-    """Return the pixels of the largest lattice of a tile, and its stride."""
-    stride = recipe.sampling.stride_for(rows, columns)
-    return math.ceil(columns / stride) * math.ceil(rows / stride), stride
+def _lattice(stride: int, columns: int, rows: int) -> int:
+    """Return the pixels of the largest lattice of a tile."""
+    stride = min(stride, columns, rows)
+    return math.ceil(columns / stride) * math.ceil(rows / stride)
 
 
 def _rotation(rows: int, columns: int) -> float:

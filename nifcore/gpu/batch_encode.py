@@ -8,7 +8,7 @@
 
 Every picture has a session of its own, in a thread of its own, which waits whenever it needs fits.
 When all that still run wait, what they need is sorted by company (equal architecture, recipe and
-lattice) and each company fitted as one batch. So the tiles of one picture are one batch, like
+stride) and each company fitted as one batch. So the tiles of one picture are one batch, like
 pictures are one batch, and a session that tries several rates comes back with its next fits.
 """
 
@@ -311,10 +311,7 @@ class BatchSession(Session):
             self.gathering = Gathering(kernel_for(self.device))
         kernel = _kernel_alone(plan.arch, self.device)
         self._begin_canvas(plan.header, kernel)
-        seats = []
-        for index in todo:
-            target = self._tile_target(plan.header, index)
-            seats.append(Seat(plan.arch, kernel, target, self.recipe, budget, self.seed + index))
+        seats = [self._new_fit(Seat, plan, kernel, budget, index) for index in todo]
         self.kernel_used = self.gathering.kernel_of(plan.arch).name
         for index, seat in zip(todo, seats, strict=True):
             self._set_to_work(index, seat)
