@@ -21,7 +21,7 @@ from nifcore.errors import InputError
 from nifcore.output import write_atomically
 from nifcore.workload import PARTS, Part, Workload
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_BYTES = 1 << 16
 
 
@@ -35,6 +35,8 @@ class Durations:
         turn: between the last fitting and the first quantising iteration of a tile.
         close: after the last iteration.
         workload: whose.
+        together: share of a tile's seconds that pass while other tiles are at work; 0 where they
+            come one after the other.
     """
 
     open: float
@@ -43,6 +45,7 @@ class Durations:
     quantise: float
     close: float
     workload: Workload
+    together: float = 0.0
 
     def iterations(self, done: int) -> float:
         """Return what the first ``done`` iterations of a tile take, the turn included."""
@@ -57,9 +60,14 @@ class Durations:
         return self.iterations(self.workload.iterations)
 
     @property
+    def tiles(self) -> float:
+        """All iterations of all tiles."""
+        return self.workload.tiles * self.tile * (1.0 - self.together)
+
+    @property
     def total(self) -> float:
         """The whole encode."""
-        return self.open + self.workload.tiles * self.tile + self.close
+        return self.open + self.tiles + self.close
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,17 @@ class Calibration:
         identity: what they hold for; see :func:`identity_of`.
         device: short name of the device.
         coefficients: by family, by part, as many as the part has features, none negative.
+        lanes: tiles that are fitted at the same time, where there are so many.
+        overlap: share of a tile's seconds that is divided by their number, 0 to 1; the rest is
+            what the device is busy with, whoever it works for.
         seconds: what measuring them took.
     """
 
     identity: str
     device: str
     coefficients: Mapping[str, Mapping[Part, tuple[float, ...]]]
+    lanes: int = 1
+    overlap: float = 0.0
     seconds: float = field(default=0.0, compare=False)
 
     def durations(self, work: Workload) -> Durations:
@@ -88,7 +101,8 @@ class Calibration:
             part: sum(a * b for a, b in zip(table[part], work.features(part), strict=True))
             for part in PARTS
         }
-        return Durations(**found, workload=work)
+        together = self.overlap * (1.0 - 1.0 / min(work.tiles, self.lanes))
+        return Durations(**found, workload=work, together=together)
 
     def estimate(self, work: Workload) -> float:
         """Return the seconds of a whole encode."""
@@ -101,6 +115,8 @@ class Calibration:
             "identity": self.identity,
             "device": self.device,
             "seconds": self.seconds,
+            "lanes": self.lanes,
+            "overlap": self.overlap,
             "coefficients": {
                 family: {part: list(values) for part, values in parts.items()}
                 for family, parts in self.coefficients.items()
@@ -121,10 +137,15 @@ class Calibration:
                 str(family): {part: _checked(part, parts[part]) for part in PARTS}
                 for family, parts in found["coefficients"].items()
             }
+            lanes, overlap = int(found["lanes"]), float(found["overlap"])
+            if lanes < 1 or not 0.0 <= overlap <= 1.0:
+                raise ValueError(f"overlap {overlap} of {lanes} lanes; 0 to 1 is accepted")
             return cls(
                 str(found["identity"]),
                 str(found["device"]),
                 coefficients,
+                lanes,
+                overlap,
                 float(found["seconds"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -162,6 +183,8 @@ ASSUMED = Calibration(
             "close": (0.0, 5e-6, 1e-10, 3e-7),
         },
     },
+    lanes=2,
+    overlap=0.2,
 )
 """A machine with two cores, about: what is used until one has measured itself."""
 

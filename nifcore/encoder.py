@@ -50,7 +50,8 @@ def encode(
         kernel: name of a kernel, or None for the best: on a CUDA device the Triton programs, for
             all tiles at once, and where they fail another with a note in the report.
         seed: repeats an encode exactly on the same device and software.
-        progress: called with a :class:`ProgressEvent` at most ten times a second.
+        progress: called with a :class:`ProgressEvent` at most ten times a second. This and the next
+            two may be called from other threads than the caller's, never two at once.
         checkpoint: where to keep the state; an interrupted encode of the same picture and
             parameters goes on from it.
         control: asked before every iteration whether to go on, finish now or cancel.

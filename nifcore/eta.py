@@ -56,9 +56,9 @@ class Eta:
         pace = self._pace()
         if pace is None or (not self._trust and sum(done) - self._iterations < _LEAST_ITERATIONS):
             return None
-        rest = plan.workload.tiles * plan.tile - predicted
+        rest = plan.tiles - predicted
         if left is not None:
-            rest = left * plan.quantise
+            rest = left * plan.quantise * (1.0 - plan.together)
         return pace * (rest + plan.close)
 
     def closing(self, now: float) -> float | None:
@@ -71,7 +71,8 @@ class Eta:
         return max(0.0, pace * self._durations.close - (now - self._closing))
 
     def _predicted(self, done: Sequence[int]) -> float:
-        return sum(self._durations.iterations(count) for count in done)
+        alone = sum(self._durations.iterations(count) for count in done)
+        return alone * (1.0 - self._durations.together)
 
     def _pace(self) -> float | None:
         """Return seconds per predicted second."""

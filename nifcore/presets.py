@@ -356,15 +356,15 @@ def _effort(
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
     {
-        1: _effort(1, 100, 300, 5e-3, 1.0, "a first look"),
-        2: _effort(2, 150, 550, 5e-3, 1.2, "quick"),
-        3: _effort(3, 200, 1000, 5e-3, 1.4, "quick, better"),
-        4: _effort(4, 200, 1800, 4e-3, 1.5, "balanced, fast"),
-        5: _effort(5, 200, 3100, 3e-3, 1.5, "balanced (default)"),
-        6: _effort(6, 200, 5400, 3e-3, 1.5, "thorough"),
-        7: _effort(7, 200, 9300, 3e-3, 1.5, "slow"),
-        8: _effort(8, 200, 15800, 2e-3, 1.5, "slower"),
-        9: _effort(9, 200, 26800, 2e-3, 1.5, "as good as it gets"),
+        1: _effort(1, 60, 120, 5e-3, 1.0, "a first look"),
+        2: _effort(2, 80, 210, 5e-3, 1.1, "quick"),
+        3: _effort(3, 100, 360, 5e-3, 1.2, "quick, better"),
+        4: _effort(4, 150, 590, 5e-3, 1.3, "balanced, fast"),
+        5: _effort(5, 200, 1000, 5e-3, 1.4, "balanced (default)"),
+        6: _effort(6, 200, 1800, 4e-3, 1.5, "thorough"),
+        7: _effort(7, 200, 3100, 3e-3, 1.5, "slow"),
+        8: _effort(8, 200, 5200, 3e-3, 1.5, "slower"),
+        9: _effort(9, 200, 8800, 2e-3, 1.5, "as good as it gets"),
     }
 )
 """The effort ladder."""

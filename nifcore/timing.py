@@ -3,7 +3,8 @@
 Very short encodes of synthetic pictures run through the same code as real ones, with networks and
 lattices of several sizes; the clock is read before every iteration. The seconds of every part are
 then explained by its features (:mod:`nifcore.workload`), least squares of relative errors with no
-coefficient below zero.
+coefficient below zero. One more encode, of a picture that becomes two tiles, tells how much of what
+they take passes at the same time.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from PIL import Image
 
 from nifcore.calibration import Calibration, identity_of
 from nifcore.devices import describe_device
+from nifcore.encoder import session_kind
 from nifcore.errors import FitDiverged
 from nifcore.events import Control, ProgressEvent
+from nifcore.gpu.batch_encode import MOST_TOGETHER
 from nifcore.limits import Limits
 from nifcore.picture import read_picture
 from nifcore.presets import DEFAULT_EFFORT, PRESETS, Recipe, find_recipe
@@ -54,10 +57,13 @@ _PROBES = (
     _Probe(128, 96, preset="paper-120"),
     _Probe(128, 96, preset="paper-360"),
 )
+_TILED = _Probe(1024, 384, 0.45)
+"""Two tiles, each like the first of the others."""
 _FIT, _QUANTISE = 21, 28
 """Iterations of a probe: bases are refreshed twice after the first iteration, and the steps
 adjusted once after the first, as often per iteration as in a real encode."""
 _PRESET_ITERATIONS = 12
+_TILED_ROUNDS = 2
 
 _WARM_UPS = (_PROBES[2], _PROBES[6])
 _LONGEST_STEP = 4.0
@@ -104,8 +110,23 @@ def calibrate(device: torch.device, kernel: str | None = None) -> Calibration:
         for family in families
     }
     name = describe_device(device)
-    identity = identity_of(name, kernel, threads)
-    return Calibration(identity, name, coefficients, time.monotonic() - began)
+    alone = Calibration(identity_of(name, kernel, threads), name, coefficients)
+    lanes = MOST_TOGETHER if device.type == "cuda" else threads
+    overlap = _overlap(alone, lanes, device, kernel)
+    return replace(alone, lanes=lanes, overlap=overlap, seconds=time.monotonic() - began)
+
+
+def _overlap(alone: Calibration, lanes: int, device: torch.device, kernel: str | None) -> float:
+    """Return how much of a tile's seconds passes while others are at work."""
+    data = _synthetic(_TILED.width, _TILED.height)
+    shares = []
+    for _ in range(_TILED_ROUNDS):
+        seconds, work = _run_tiles(_TILED, data, device, kernel)
+        lanes_used = min(work.tiles, lanes)
+        if lanes_used > 1:
+            saved = 1.0 - seconds / (work.tiles * alone.durations(work).tile)
+            shares.append(saved / (1.0 - 1.0 / lanes_used))
+    return min(1.0, max(0.0, statistics.fmean(shares))) if shares else 0.0
 
 
 @dataclass(frozen=True)
@@ -185,6 +206,35 @@ def _run(what: _Probe, data: bytes, device: torch.device, kernel: str | None) ->
             f"{len(ticks)} iterations of a calibration took place, {work.iterations} were planned"
         )
     return _Timed(work, tuple(ticks), ended)
+
+
+def _run_tiles(
+    what: _Probe, data: bytes, device: torch.device, kernel: str | None
+) -> tuple[float, Workload]:
+    """Run one short encode as an encoder does; return the seconds of all iterations."""
+    recipe = _shortened(what.preset)
+    ticks: list[float] = []
+
+    def control() -> Control:
+        ticks.append(time.monotonic())
+        return Control.CONTINUE
+
+    picture = read_picture(data, Limits(), False)
+    session = session_kind(device, kernel)(
+        picture,
+        recipe,
+        device,
+        kernel,
+        0,
+        None,
+        control,
+        None,
+        Target(bpp=what.bpp),
+        time.monotonic(),
+    )
+    session.run()
+    assert session.header is not None
+    return ticks[-1] - ticks[0], Workload.of(recipe, session.header)
 
 
 def solve(samples: Sequence[Sample]) -> dict[Part, tuple[float, ...]]:

@@ -105,8 +105,8 @@ class Company:
 def company_of(fit: TileFit) -> Company:
     """Return what other fits must have in common with ``fit`` to be fitted together.
 
-    Lattices of one stride may be of any shape: all are padded to the longest sides, which costs less
-    than a launch for each shape.
+    Lattices of one stride may be of any shape: all are padded to the longest sides, which costs
+    less than a launch for each shape.
     """
     return Company(fit.arch, fit.recipe, fit.stride, fit.budget is not None)
 

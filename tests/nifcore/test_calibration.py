@@ -55,10 +55,14 @@ class TestWorkload:
 class TestSeconds:
     def test_the_whole_is_the_sum_of_its_parts(self) -> None:
         one = replace(work(), tiles=3)
-        spent = ASSUMED.durations(one)
+        spent = replace(ASSUMED, overlap=0.0).durations(one)
         tile = one.fit * spent.fit + spent.turn + one.quantise * spent.quantise
         assert spent.total == pytest.approx(spent.open + 3 * tile + spent.close)
-        assert ASSUMED.estimate(one) == spent.total
+        # by twos, when half of what they take does not keep the device busy
+        halves = replace(ASSUMED, lanes=2, overlap=0.5)
+        spent = halves.durations(one)
+        assert spent.total == pytest.approx(spent.open + 3 * tile * 0.75 + spent.close)
+        assert halves.estimate(one) == spent.total
         assert spent.iterations(one.fit) == pytest.approx(one.fit * spent.fit)
         assert spent.iterations(one.iterations) == pytest.approx(tile)
 
@@ -85,7 +89,7 @@ class TestKeeping:
         identity = identity_of("cpu", None, 2)
         path = calibration_file(tmp_path / "new" / "folder", "cpu", None, 2)
         assert load(path, identity) is None
-        made = Calibration(identity, "cpu", table(0.25), 1.5)
+        made = Calibration(identity, "cpu", table(0.25), 4, 0.3, 1.5)
         save(path, made)
         assert load(path, identity) == made
         assert Calibration.from_dict(json.loads(path.read_text())) == made
@@ -129,6 +133,14 @@ class TestKeeping:
         negative = json.loads(json.dumps(good))
         negative["coefficients"]["soap"]["open"][0] = -1e-9
         endless = json.loads(json.dumps(good).replace("1.0", "NaN"))
-        for bad in (short, negative, endless, good | {"coefficients": {}}, good | {"format": 0}):
+        for bad in (
+            short,
+            negative,
+            endless,
+            good | {"coefficients": {}},
+            good | {"format": 0},
+            good | {"lanes": 0},
+            good | {"overlap": 1.5},
+        ):
             with pytest.raises(InputError, match="no calibration"):
                 Calibration.from_dict(bad)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from nifcore import timing
-from nifcore.calibration import Calibration, identity_of
+from nifcore.calibration import ASSUMED, Calibration, identity_of
 from nifcore.header import Colour
 from nifcore.presets import find_recipe
 from nifcore.workload import PARTS, Workload
@@ -57,16 +59,39 @@ def test_one_wait_for_a_processor_is_not_one_probes_own() -> None:
     assert timing._capped(waited).mean() < 0.012
 
 
+@pytest.mark.parametrize(("lanes", "overlap"), [(2, 0.0), (2, 0.3), (16, 0.3), (2, 1.0)])
+def test_what_passes_at_the_same_time_is_found(
+    monkeypatch: pytest.MonkeyPatch, lanes: int, overlap: float
+) -> None:
+    alone = replace(ASSUMED, lanes=1, overlap=0.0)
+    true = replace(ASSUMED, lanes=lanes, overlap=overlap)
+    three = Workload.planned(find_recipe(None, 1), 900, 600, Colour.SRGB, 18_000)
+    assert three.tiles == 3
+
+    def run(*_: object) -> tuple[float, Workload]:
+        return true.durations(three).tiles, three
+
+    monkeypatch.setattr(timing, "_run_tiles", run)
+
+    found = timing._overlap(alone, lanes, torch.device("cpu"), None)
+
+    assert found == pytest.approx(overlap)
+    assert timing._overlap(alone, 1, torch.device("cpu"), None) == 0.0
+
+
 def test_this_machine_is_measured_with_the_real_code(monkeypatch: pytest.MonkeyPatch) -> None:
     # the small ones of the probes, once
     small = [each for each in timing._PROBES if each.width <= 128]
     monkeypatch.setattr(timing, "_PROBES", tuple(small))
     monkeypatch.setattr(timing, "_WARM_UPS", ())
     monkeypatch.setattr(timing, "_MOST_ROUNDS", 1)
+    monkeypatch.setattr(timing, "_TILED_ROUNDS", 1)
     found = timing.calibrate(torch.device("cpu"))
     assert found.identity == identity_of("cpu", None, torch.get_num_threads())
     assert set(found.coefficients) == {"soap", "adamw"}
     assert Calibration.from_dict(found.to_dict()) == found
+    assert found.lanes == torch.get_num_threads()
+    assert 0.0 <= found.overlap <= 1.0
     for work in works():
         spent = found.durations(work)
         assert spent.fit > 0.0
