@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 # More arguments for pip, for example an index of CPU builds of torch on a machine without a GPU.
 PIP_ARGS ?=
 # Test files that run at the same time: much of what they do is waiting for workers and servers.
-PROCESSES ?= 2
+PROCESSES ?= 3
 # Seconds that each fuzz target runs.
 FUZZ_SECONDS ?= 10
 
@@ -38,7 +38,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Each target for a few seconds; inputs that break one are kept under .fuzz/.
 fuzz: $(INSTALLED)

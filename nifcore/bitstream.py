@@ -91,7 +91,7 @@ def unpack(data: bytes, limits: Limits | None = None) -> tuple[Header, list[list
 def unpack_tiles(
     data: bytes, choose: Callable[[Header], Collection[int]], limits: Limits | None = None
 ) -> tuple[Header, dict[int, list[QuantisedTensor]]]:
-    """Read the header and only the tiles that ``choose`` names for it, counted row by row.
+    """Read the header and only the tiles that ``choose`` names for it, in file order.
 
     Errors are those of :func:`unpack`, and whatever ``choose`` raises once the CRC is known to be
     right.

@@ -35,8 +35,7 @@ class Durations:
         turn: between the last fitting and the first quantising iteration of a tile.
         close: after the last iteration.
         workload: whose.
-        together: share of a tile's seconds that pass while other tiles are at work; 0 where they
-            come one after the other.
+        together: share of all tiles' seconds that is saved by fitting several at the same time.
     """
 
     open: float
@@ -101,7 +100,8 @@ class Calibration:
             part: sum(a * b for a, b in zip(table[part], work.features(part), strict=True))
             for part in PARTS
         }
-        together = self.overlap * (1.0 - 1.0 / min(work.tiles, self.lanes))
+        rounds = math.ceil(work.tiles / self.lanes)
+        together = self.overlap * (1.0 - rounds / work.tiles)
         return Durations(**found, workload=work, together=together)
 
     def estimate(self, work: Workload) -> float:

@@ -40,6 +40,8 @@ class Crew:
         ]
         self._lock = threading.Lock()
         self._busy: list[Kernel] = []
+        self._serving = 0
+        self._gone = threading.Condition(self._lock)
         self._failure: BaseException | None = None
         self.stopped = False
         """Whether no more tasks are begun: one asked for the end, or failed."""
@@ -58,21 +60,30 @@ class Crew:
                     return
             return
         with single_threaded():
-            threads = [
-                threading.Thread(target=self._serve, args=(kernel, waiting, do), daemon=True)
-                for kernel in self.kernels
-            ]
-            for thread in threads:
-                thread.start()
             try:
-                for thread in threads:
-                    thread.join()
-            finally:
-                self.stopped = self.stopped or any(thread.is_alive() for thread in threads)
-                for thread in threads:
-                    thread.join()
+                for kernel in self.kernels:
+                    self._start(kernel, waiting, do)
+                self._wait()
+            except BaseException:
+                # an interrupt, or no more threads: those at work end before it goes on
+                self.stopped = True
+                self._wait()
+                raise
         if self._failure is not None:
             raise self._failure
+
+    def _start(
+        self, kernel: Kernel, waiting: Iterator[int], do: Callable[[int, Kernel], bool]
+    ) -> None:
+        thread = threading.Thread(target=self._serve, args=(kernel, waiting, do), daemon=True)
+        with self._lock:
+            thread.start()
+            self._serving += 1
+
+    def _wait(self) -> None:
+        # an interrupted join() of a thread takes it for dead
+        with self._gone:
+            self._gone.wait_for(lambda: self._serving == 0)
 
     def _serve(
         self, kernel: Kernel, waiting: Iterator[int], do: Callable[[int, Kernel], bool]
@@ -82,8 +93,10 @@ class Crew:
             with self._lock:
                 task = None if self.stopped else next(waiting, None)
                 self._share(kernel, busy=task is not None)
-            if task is None:
-                return
+                if task is None:
+                    self._serving -= 1
+                    self._gone.notify_all()
+                    return
             try:
                 if not do(task, kernel):
                     self.stopped = True

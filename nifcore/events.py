@@ -29,10 +29,10 @@ class ProgressEvent:
 
     Attributes:
         phase: what is being done.
-        tile, tiles: the tile at work (0-based) of how many.
-        step, steps: the fitting or quantisation step (1-based) of how many.
+        tile, tiles: how many tiles are done, of how many; several may be at work.
+        step, steps: the fitting or quantisation step (1-based) of how many, of one at work.
         iteration, iterations: optimiser iterations done and planned, over the whole encode.
-        loss: latest training loss, or None outside fitting.
+        loss: latest training loss of a tile at work, or None outside fitting.
         psnr_db: latest estimate of the PSNR in dB, or None before the first.
         bpp: of the whole file: as planned at first, as the coder counts the weights once they are
             trained for the rate; None where nothing is planned (published presets).

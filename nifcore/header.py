@@ -32,6 +32,7 @@ CRC_BYTES = 4
 """A file ends with the CRC-32 of everything before it."""
 
 MAX_SIDE = 2**31 - 1
+MAX_TILES = 65_536
 MAX_HIDDEN_LAYERS = 16
 MAX_HIDDEN_SIZE = 4096
 MAX_FREQUENCIES = 32
@@ -187,7 +188,7 @@ class Header:
                 f"a grid of {columns}x{rows} tiles with what version {self.version} brings; "
                 "cuts are accepted there"
             )
-        _check_range("tiles", len(self._boxes), 1, self.width * self.height)
+        _check_range("tiles", self.tile_count, 1, MAX_TILES)
 
     @property
     def version(self) -> int:
@@ -266,7 +267,7 @@ def read_header(
     Raises:
         NotNif: the data does not begin with the magic.
         UnsupportedVersion: another version, an unknown entropy model or critical block.
-        CorruptBitstream: truncated, or a field has a value that version 1 does not allow.
+        CorruptBitstream: truncated, or a field has a value that its version does not allow.
         LimitExceeded: the picture, its networks or an extension block exceed ``limits``.
         InputError: the path cannot be read.
     """
@@ -392,7 +393,7 @@ def _parse_fields(file: BinaryIO, version: int, limits: Limits) -> Header:
         if tiles == (1, 1):
             raise CorruptBitstream("a tile grid is stored although there is one tile")
     elif flags & FLAG_TILES:
-        cuts = _read_cuts(file, limits.max_parameters // _weights(genesis, modulation, colour))
+        cuts = _read_cuts(file)
     header = Header(
         width=width,
         height=height,
@@ -425,8 +426,8 @@ def _net_bytes(net: NetShape) -> bytes:
     return b"".join(varint_bytes(field) for field in fields)
 
 
-def _read_cuts(file: BinaryIO, most: int) -> Cuts:
-    """Read cuts until every part is a tile, of which there may be ``most``."""
+def _read_cuts(file: BinaryIO) -> Cuts:
+    """Read cuts until every part is a tile."""
     cuts: list[int] = []
     open_parts, tiles = 1, 0
     while open_parts:
@@ -434,8 +435,7 @@ def _read_cuts(file: BinaryIO, most: int) -> Cuts:
         cuts.append(number)
         tiles += number == 0
         open_parts += 1 if number else -1
-        if tiles + open_parts > most:
-            raise LimitExceeded(f"more than {most} tiles: their weights exceed the limit")
+        _check_range("tiles", tiles + open_parts, 1, MAX_TILES)
     return tuple(cuts)
 
 

@@ -23,7 +23,15 @@ from itertools import pairwise
 
 from nifcore.architecture import Architecture
 from nifcore.errors import ImpossibleTarget
-from nifcore.header import CRC_BYTES, Colour, EntropyModel, Header, NetShape, header_bytes
+from nifcore.header import (
+    CRC_BYTES,
+    MAX_TILES,
+    Colour,
+    EntropyModel,
+    Header,
+    NetShape,
+    header_bytes,
+)
 from nifcore.tiling import Cuts, Divider, boxes_of, by_area, cuts_into
 
 BITS_PER_PARAMETER = 5.0
@@ -150,7 +158,7 @@ def tile_count(width: int, height: int, parameters: float) -> int:
     count = max(wanted, least)
     if count <= _TILE_SLACK:
         return 1
-    return min(max(round(count), math.ceil(least / _TILE_SLACK)), pixels)
+    return min(max(round(count), math.ceil(least / _TILE_SLACK)), pixels, MAX_TILES)
 
 
 def plan_rate(

@@ -46,7 +46,7 @@ class Canvas:
         """Draw a tile.
 
         Args:
-            tile: its index, counted row by row.
+            tile: its index in the file.
             kernel: that renders it.
             params: of its networks.
             grid: all pixels of the tile.

@@ -36,7 +36,7 @@ from nifcore.complexity import Complexity
 from nifcore.config import cache_folder
 from nifcore.crew import Crew
 from nifcore.decoder import decode_pixels
-from nifcore.devices import describe_device
+from nifcore.devices import describe_device, single_threaded
 from nifcore.errors import Cancelled, ImpossibleTarget
 from nifcore.eta import Eta
 from nifcore.events import (
@@ -123,13 +123,12 @@ class Session:
         self._lock = threading.RLock()
         self._working: dict[int, TileFit] = {}
         self._states: dict[int, dict[str, Any]] = {}
-        self._saving, self._drawing = _Round(), _Round()
+        self._saving, self._drawing = _Turns(time.monotonic()), _Turns()
         self._cancelled = self._finish = False
         self._crew: Crew | None = None
         self._eta: Eta | None = None
-        self._last_event = self._last_preview = -math.inf
+        self._last_event = -math.inf
         self._last_phase: Phase = "prepare"
-        self._last_save = time.monotonic()
         # of finished tiles and of those at work, once their weights are trained for the rate
         self._bits: dict[int, float] = {}
         self._psnrs: dict[int, float | None] = {}
@@ -273,6 +272,7 @@ class Session:
             state = self.saved_fits.pop(index, None)
             if state is not None:
                 fit.load(state)
+                self._states[index] = state
             self._working[index] = fit
             if self._eta is not None:
                 self._eta.begin(time.monotonic(), self._iterations_done())
@@ -286,6 +286,8 @@ class Session:
             self.notes.append("the checkpoint's networks have other sizes: starting afresh")
             self.done, self.saved_fits = {}, {}
         self._working, self._states, self._psnrs = {}, {}, {}
+        self._saving.forget()
+        self._drawing.forget()
         self._bits = {index: code_length(header, tile) for index, tile in self.done.items()}
         self._eta = None if self.progress is None else self._new_eta(header)
         if self.recipe.published_bits is not None:
@@ -310,7 +312,8 @@ class Session:
         part = torch.from_numpy(np.ascontiguousarray(self.picture.pixels[y : y + h, x : x + w]))
         target = from_bytes(part).to(self.device)
         stride = self._stride(plan.header)
-        return kind(plan.arch, kernel, target, self.recipe, budget, self.seed + index, stride)
+        with single_threaded():  # sums, too, are the same for any number of threads
+            return kind(plan.arch, kernel, target, self.recipe, budget, self.seed + index, stride)
 
     def _stride(self, header: Header) -> int:
         """Return the lattice stride, the same for all tiles that are not narrower."""
@@ -328,9 +331,6 @@ class Session:
             self._psnrs[index] = fit.cursor.psnr_db
             self._working.pop(index, None)
             self._states.pop(index, None)
-            if self._saving.leave(index):
-                self._save()
-            self._drawing.leave(index)
             if self._canvas is not None:
                 weights = [as_weights(tensor, self.device) for tensor in tensors]
                 self._canvas.draw(index, fit.kernel, weights, fit.grid)
@@ -341,14 +341,10 @@ class Session:
         """Called by every fit before each of its iterations; returns what it is to do."""
         with self._lock:
             now = time.monotonic()
-            if self.checkpoint is not None:
-                pause = getattr(self.checkpoint, "interval_seconds", _CHECKPOINT_SECONDS)
-                if now - self._last_save >= pause:
-                    self._saving.begin(self._working)
-                if self._saving.waits_for(index):
-                    self._states[index] = fit.state()
-                    if self._saving.leave(index):
-                        self._save()
+            if self._saving.due(index, now, self._save_pause):
+                self._states[index] = fit.state()
+                if self._saving.taken(index, now, self._save_pause, self._working):
+                    self._save()
             if self.progress is not None:
                 self._tell(now, index, fit)
             wish = self.control() if self.control is not None else None
@@ -368,22 +364,32 @@ class Session:
     def _tell(self, now: float, index: int, fit: TileFit) -> None:
         """Let the caller know how far the fits are, where there is news."""
         phase = self._phase
-        pause = max(_PREVIEW_SECONDS, _PREVIEW_SHARE * self.seconds)
-        if now - self._last_preview >= pause and fit.cursor.done:
-            self._drawing.begin(self._working)
         preview = None
-        if self._drawing.waits_for(index) and self._canvas is not None:
+        due = fit.cursor.done > 0 and self._drawing.due(index, now, self._preview_pause)
+        if due and self._canvas is not None:
             self._canvas.draw(index, fit.kernel, fit.params, fit.grid)
             if fit.lattice is not None:
                 # counting takes about as long as a few iterations: not for every event
                 assert self.header is not None
                 self._bits[index] = code_length(self.header, fit.lattice.round(fit.params).tensors)
-            if self._drawing.leave(index):
-                preview, self._last_preview = self._canvas.pixels, now
+            if self._drawing.taken(index, now, self._preview_pause, self._working):
+                preview = self._canvas.pixels
         due = phase != self._last_phase or now - self._last_event >= _EVENT_SECONDS
         if due or preview is not None:
             self._last_phase = phase
             self._emit(replace(self._event(phase, fit), preview=preview))
+
+    @property
+    def _save_pause(self) -> float:
+        """Seconds between checkpoints."""
+        if self.checkpoint is None:
+            return math.inf
+        return getattr(self.checkpoint, "interval_seconds", _CHECKPOINT_SECONDS)
+
+    @property
+    def _preview_pause(self) -> float:
+        """Seconds between previews."""
+        return max(_PREVIEW_SECONDS, _PREVIEW_SHARE * self.seconds)
 
     @property
     def seconds(self) -> float:
@@ -412,7 +418,7 @@ class Session:
         header = self._plan.header
         event = ProgressEvent(
             phase,
-            tile=min(len(self.done), header.tile_count - 1),
+            tile=len(self.done),
             tiles=header.tile_count,
             seconds=self.seconds,
             bpp=None if self.progress is None else self._bpp(),
@@ -513,7 +519,6 @@ class Session:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.checkpoint.save(buffer.getvalue())
-        self._last_save = time.monotonic()
 
     def _resume(self) -> None:
         data = self.checkpoint.load() if self.checkpoint is not None else None
@@ -591,26 +596,34 @@ class TileMonitor:
         self.session.say(message)
 
 
-class _Round:
-    """Something that every fit at work has to do once, when its own turn comes."""
+class _Turns:
+    """Something that every fit does at its own next iteration once a pause is over.
 
-    def __init__(self) -> None:
-        self._left: set[int] = set()
+    Args:
+        begin: when the first pause began; there is none unless given.
+    """
 
-    def begin(self, tiles: Collection[int]) -> None:
-        """Wait for so many; a round under way goes on."""
-        if not self._left:
-            self._left = set(tiles)
+    def __init__(self, begin: float = -math.inf) -> None:
+        self._last: dict[int, float] = {}
+        self._completed = begin
 
-    def waits_for(self, tile: int) -> bool:
-        return tile in self._left
+    def forget(self) -> None:
+        """Other tiles come; the pause goes on."""
+        self._last.clear()
 
-    def leave(self, tile: int) -> bool:
-        """Wait for a tile no longer; tell whether it was the last one."""
-        if tile not in self._left:
+    def due(self, tile: int, now: float, pause: float) -> bool:
+        """Tell whether it is a tile's turn."""
+        return now - self._last.get(tile, self._completed) >= pause
+
+    def taken(self, tile: int, now: float, pause: float, working: Collection[int]) -> bool:
+        """A tile had its turn; tell whether all at work did, or were waited for in vain."""
+        self._last[tile] = now
+        since = self._completed if self._completed > -math.inf else min(self._last.values())
+        missing = any(self._last.get(each, -math.inf) <= self._completed for each in working)
+        if missing and now - since < 2.0 * pause:
             return False
-        self._left.remove(tile)
-        return not self._left
+        self._completed = now
+        return True
 
 
 def _overhead(extensions: tuple[Extension, ...]) -> int:

@@ -27,8 +27,9 @@ class Target:
     strict: bool = True
 
     def bytes_for(self, pixels: int) -> float:
+        """Return the bytes to use: what was asked, but no more than are of any use."""
         if self.max_bytes is not None:
-            return self.max_bytes
+            return min(self.max_bytes, MOST_BPP * pixels / 8)
         assert self.bpp is not None
         return self.bpp * pixels / 8
 

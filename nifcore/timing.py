@@ -30,7 +30,6 @@ from nifcore.gpu.batch_encode import MOST_TOGETHER
 from nifcore.limits import Limits
 from nifcore.picture import read_picture
 from nifcore.presets import DEFAULT_EFFORT, PRESETS, Recipe, find_recipe
-from nifcore.session import Session
 from nifcore.target import Target
 from nifcore.workload import PARTS, Part, Workload
 
@@ -90,7 +89,7 @@ def calibrate(device: torch.device, kernel: str | None = None) -> Calibration:
     threads = torch.get_num_threads()
     pictures = {(each.width, each.height): _synthetic(each.width, each.height) for each in _PROBES}
     # A first encode compiles, allocates and wakes threads; real ones hardly feel that.
-    for each in _WARM_UPS:
+    for each in _PROBES if device.type == "cuda" else _WARM_UPS:
         _run(each, pictures[each.width, each.height], device, kernel)
     rounds: list[list[_Timed]] = []
     while len(rounds) < _MOST_ROUNDS and (not rounds or time.monotonic() - began < _ENOUGH_SECONDS):
@@ -117,16 +116,27 @@ def calibrate(device: torch.device, kernel: str | None = None) -> Calibration:
 
 
 def _overlap(alone: Calibration, lanes: int, device: torch.device, kernel: str | None) -> float:
-    """Return how much of a tile's seconds passes while others are at work."""
-    data = _synthetic(_TILED.width, _TILED.height)
-    shares = []
+    """Return how much of a tile's seconds passes while others are at work.
+
+    Two tiles are set beside one that is like each of them, in turns.
+    """
+    if lanes == 1:
+        return 0.0
+    kinds = _PROBES[0], _TILED
+    pictures = [_synthetic(each.width, each.height) for each in kinds]
+    if device.type == "cuda":
+        _run_tiles(_TILED, pictures[1], device, kernel)  # compiles
+    seen = expected = 0.0
     for _ in range(_TILED_ROUNDS):
-        seconds, work = _run_tiles(_TILED, data, device, kernel)
-        lanes_used = min(work.tiles, lanes)
-        if lanes_used > 1:
-            saved = 1.0 - seconds / (work.tiles * alone.durations(work).tile)
-            shares.append(saved / (1.0 - 1.0 / lanes_used))
-    return min(1.0, max(0.0, statistics.fmean(shares))) if shares else 0.0
+        one, many = (
+            _run_tiles(each, data, device, kernel)
+            for each, data in zip(kinds, pictures, strict=True)
+        )
+        seen += many[0]
+        ratio = alone.durations(many[1]).tile / alone.durations(one[1]).tile
+        expected += many[1].tiles * one[0] * ratio
+    saved = 1.0 - seen / expected
+    return min(1.0, max(0.0, saved / (1.0 - 1.0 / many[1].tiles)))
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,9 @@ def _run(what: _Probe, data: bytes, device: torch.device, kernel: str | None) ->
 
     began = clock()
     picture = read_picture(data, Limits(), False)
-    session = Session(picture, recipe, device, kernel, 0, ignore, control, None, target, began)
+    session = session_kind(device, kernel)(
+        picture, recipe, device, kernel, 0, ignore, control, None, target, began
+    )
     session.report(session.run(), what.preset, None)
     ended = clock() - began
     assert session.header is not None

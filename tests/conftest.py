@@ -22,6 +22,20 @@ hypothesis.settings.load_profile("nif")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+# Of these the files take longest: what begins last must not be what ends last.
+_LONG = ("worker", "dashboard", "benchmarks", "api", "test_demo.py", "deploy", "cli", "jobs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests of the whole service begin first."""
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.relative_to(Path(__file__).parent).parts
+        return _LONG.index(parts[0]) if parts[0] in _LONG else len(_LONG)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""

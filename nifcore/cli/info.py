@@ -44,9 +44,8 @@ def info(
         _show_system(json)
         return
     header, size = _read(file, settings.limits())
-    described = describe(header, file, size)
     if json:
-        print_json(described)
+        print_json(describe(header, file, size))
     else:
         print(columns([[f"{name}:", text] for name, text in _lines(header, file, size)]))
 

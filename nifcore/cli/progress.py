@@ -73,7 +73,7 @@ class Display:
         if event.steps > 1:
             where += f" {event.step}/{event.steps}"
         if event.tiles > 1:
-            where += f", tile {event.tile + 1}/{event.tiles}"
+            where += f", {event.tile} of {event.tiles} tiles done"
         share = min(1.0, event.iteration / event.iterations) if event.iterations else 0.0
         bar = Table.grid(padding=(0, 2), expand=True)
         bar.add_column(no_wrap=True, overflow="ellipsis", ratio=2)

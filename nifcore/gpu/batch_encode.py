@@ -175,10 +175,19 @@ class Gathering:
             self._news.notify_all()
 
     def fit(
-        self, header: Header, seats: Sequence[Seat], monitors: Sequence[Monitor]
+        self,
+        header: Header,
+        seats: Sequence[Seat],
+        monitors: Sequence[Monitor],
+        settled: Callable[[Seat, Outcome], None],
     ) -> list[Outcome]:
-        """Bring fits, wait, and return what became of them; called by sessions."""
-        errand = _Errand(header, list(seats), list(monitors))
+        """Bring fits, wait, and return what became of them; called by sessions.
+
+        Args:
+            settled: told what became of each as soon as that is known, in another thread; what it
+                raises is that fit's outcome.
+        """
+        errand = _Errand(header, list(seats), list(monitors), settled)
         if not self._running:
             self._run_all([errand])  # nobody serves: one session by itself
             return [errand.outcomes[id(seat)] for seat in seats]
@@ -259,11 +268,16 @@ class _Errand:
     header: Header
     seats: list[Seat]
     monitors: list[Monitor]
+    told: Callable[[Seat, Outcome], None]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
 
     def settle(self, seat: Seat, outcome: Outcome) -> None:
         """Note what became of a fit; with the last one the session goes on."""
+        try:
+            self.told(seat, outcome)
+        except Exception as error:
+            outcome = error
         self.outcomes[id(seat)] = outcome
         if len(self.outcomes) == len(self.seats):
             self.done.set()
@@ -272,8 +286,8 @@ class _Errand:
 class BatchSession(Session):
     """A session whose tiles are fitted together, and with those of other sessions.
 
-    Where that fails, they are fitted one by one as anywhere else, and the report says so: what is
-    there for speed must not cost a picture.
+    Where that fails, they are fitted as anywhere else, and the report says so: what is there for
+    speed must not cost a picture.
     """
 
     gathering: Gathering | None = None
@@ -284,7 +298,7 @@ class BatchSession(Session):
     """What a callback of the caller raised: no failure of the batch."""
 
     def _fit_tiles(self, plan: Plan, budget: Budget | None, todo: Collection[int]) -> None:
-        saved, passes = dict(self.saved_fits), self.passes
+        saved = dict(self.saved_fits)
         try:
             self._fit_together(plan, budget, todo)
             return
@@ -299,11 +313,11 @@ class BatchSession(Session):
         finally:
             self._together = False
         # outside of the handler, which would keep the batch's tensors alive
-        self.saved_fits, self.passes = saved, passes
+        self.saved_fits = {index: state for index, state in saved.items() if index not in self.done}
         self._working, self._states = {}, {}
         assert self.gathering is not None
         with self.gathering.alone:
-            self.say(f"the batched kernel failed ({reason}): tiles fitted one by one instead")
+            self.say(f"the batched kernel failed ({reason}): tiles fitted by another instead")
             super()._fit_tiles(plan, budget, [index for index in todo if index not in self.done])
 
     def _fit_together(self, plan: Plan, budget: Budget | None, todo: Collection[int]) -> None:
@@ -317,22 +331,20 @@ class BatchSession(Session):
             self._set_to_work(index, seat)
         self._together = True
         monitors = [TileMonitor(self, index) for index in todo]
-        outcomes = self.gathering.fit(plan.header, seats, monitors) if seats else []
-        for outcome in outcomes:
+        places = {id(seat): index for index, seat in zip(todo, seats, strict=True)}
+
+        def settled(seat: Seat, outcome: Outcome) -> None:
+            if isinstance(outcome, FitResult):
+                self._take(places[id(seat)], seat, outcome)
+
+        for outcome in self.gathering.fit(plan.header, seats, monitors, settled) if seats else []:
             if isinstance(outcome, Exception):
                 raise outcome
-        if None in outcomes:
-            return
-        for index, seat, outcome in zip(todo, seats, outcomes, strict=True):
-            assert isinstance(outcome, FitResult)
-            self._take(index, seat, outcome)
 
     def tick(self, index: int, fit: TileFit) -> Control:
         if self._raised is not None:
             raise self._raised
-        speaker = next((i for i, seat in self._working.items() if _is_seated(seat)), index)
-        news = self._saving.waits_for(index) or self._drawing.waits_for(index)
-        if self._together and index != speaker and not (news or self._cancelled or self._finish):
+        if self._together and not self._has_news(index):
             # tiles move in step: all hear what the first one hears
             return Control.CONTINUE
         try:
@@ -340,6 +352,16 @@ class BatchSession(Session):
         except Exception as error:
             self._raised = error
             raise
+
+    def _has_news(self, index: int) -> bool:
+        """Tell whether a tile is the first of those in step, or has something to do besides."""
+        with self._lock:
+            if index == next((i for i, seat in self._working.items() if _is_seated(seat)), index):
+                return True
+            now = time.monotonic()
+            if self._saving.due(index, now, self._save_pause) or self._cancelled or self._finish:
+                return True
+            return self.progress is not None and self._drawing.due(index, now, self._preview_pause)
 
     def say(self, message: str) -> None:
         try:

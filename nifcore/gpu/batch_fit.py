@@ -1,4 +1,4 @@
-"""B fits in lockstep: one architecture, one recipe, tiles of one size; all else is each fit's own.
+"""B fits in lockstep: one architecture, one recipe, one stride; all else is each fit's own.
 
 ::
 

@@ -9,7 +9,7 @@ of threads changes no bit.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class NativeSoap(Soap):
         params: contiguous float32 tensors on the CPU, each a vector or a matrix.
         instruction_set: one of :attr:`nifcore.kernels.fused.Library.instruction_sets`, or None for
             the best.
-        threads: threads to use, or None for as many as torch uses.
+        threads: tells how many threads to use; None for as many as torch uses now.
         options: as :class:`~nifcore.soap.Soap` has them.
 
     Raises:
@@ -44,7 +44,7 @@ class NativeSoap(Soap):
         params: Sequence[Tensor],
         *,
         instruction_set: str | None = None,
-        threads: int | None = None,
+        threads: Callable[[], int] | None = None,
         **options: Any,
     ) -> None:
         library = load_library()
@@ -63,7 +63,8 @@ class NativeSoap(Soap):
         self._rotated = [_padded(torch.zeros_like(p)) for p in self.params]
         self._turned = _padded_sides(self.bases)
         self._stale = False
-        self._threads = threads or torch.get_num_threads()
+        now = torch.get_num_threads()
+        self._threads = threads or (lambda: now)
         self._count = len(self.params)
         self._step = library.handle.nif_soap_step
         self._free = library.handle.nif_soap_free
@@ -115,7 +116,7 @@ class NativeSoap(Soap):
         )
         turn = count > 0 and (count + 1) % self.refresh == 0
         status = self._step(
-            self._native, addresses, constants, not count, self._stale, turn, self._threads
+            self._native, addresses, constants, not count, self._stale, turn, self._threads()
         )
         if status == _NO_MEMORY:
             raise MemoryError("no memory for a step of the optimiser")
@@ -172,7 +173,9 @@ class NativeSoap(Soap):
 def make_soap(params: Sequence[Tensor], kernel: Kernel) -> Soap:
     """Return the optimiser that goes with a kernel: in C++ where the kernel is and takes these."""
     if isinstance(kernel, FusedKernel) and all(map(_is_taken, params)):
-        return NativeSoap(params, instruction_set=kernel.instruction_set, threads=kernel.threads)
+        # the kernel is given other numbers of threads as other fits come and go
+        isa = kernel.instruction_set
+        return NativeSoap(params, instruction_set=isa, threads=lambda: kernel.threads)
     return Soap(params)
 
 

@@ -126,8 +126,6 @@ def test_jobs_alone_calibrate_too(fresh: Running) -> None:
 
 
 def test_a_psnr_is_guessed_to_take_two_rounds() -> None:
-    one, _ = estimate.planned(Parameters(effort=1, psnr=30), *SIZE)
-    assert one.tiles == 1
     assert estimate.rounds(Parameters(psnr=30)) == 2
     assert estimate.rounds(WISH) == 1
 

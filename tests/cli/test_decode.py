@@ -123,7 +123,7 @@ def flipped(data: bytes) -> bytes:
         (lambda data: b"", 4, "BitstreamError"),
         (lambda data: data[: len(data) // 2], 4, "CorruptBitstream"),
         (flipped, 4, "CorruptBitstream"),
-        (lambda data: data[:8] + b"\x02" + data[9:], 4, "UnsupportedVersion"),
+        (lambda data: data[:8] + b"\x09" + data[9:], 4, "UnsupportedVersion"),
         (lambda data: huge_header(), 5, "LimitExceeded"),
     ],
     ids=["magic", "empty", "truncated", "flipped", "version", "100-megapixels"],

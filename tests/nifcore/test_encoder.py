@@ -18,8 +18,8 @@ from nifcore.errors import (
     UnknownPreset,
     UsageError,
 )
-from nifcore.presets import EFFORTS, shortened
 from tests.nifcore.checkpoints import Memory
+from tests.nifcore.recipes import BRIEF
 
 
 def photo(width, height, mode="RGB"):
@@ -218,7 +218,7 @@ def test_resuming_between_tiles_and_between_tried_sizes(monkeypatch):
     monkeypatch.setattr("nifcore.plan._TILE_PIXELS", 64 * 48)
     monkeypatch.setattr("nifcore.plan._TILE_PARAMETERS", 100)
     # with a quarter of the effort the size that it begins with is too small by far
-    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: shortened(EFFORTS[1], 0.25)})
+    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: BRIEF})
     image, settings = photo(128, 48), {"effort": 1, "psnr": 18.0}
     asked, begun, last = Asked(), [], None
 

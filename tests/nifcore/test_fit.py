@@ -16,7 +16,8 @@ from nifcore.fit import Budget, TileFit
 from nifcore.header import Colour, Header, NetShape
 from nifcore.kernels.chunked import ChunkedKernel
 from nifcore.network import from_bytes
-from nifcore.presets import EFFORTS, PRESETS, shortened
+from nifcore.presets import PRESETS, shortened
+from tests.nifcore.recipes import BRIEF
 
 GENESIS, MODULATION = NetShape((16, 10), 6), NetShape((5,), 2)
 HEADER = Header(width=48, height=40, colour=Colour.SRGB, genesis=GENESIS, modulation=MODULATION)
@@ -27,7 +28,7 @@ BUDGET = Budget(
     lambda tensors: 8.0 * len(pack(HEADER, [tensors])),
     lambda tensors: expected_magnitudes(HEADER, tensors),
 )
-EFFORT = replace(shortened(EFFORTS[1], 0.25), shallow=None)  # a hundred iterations
+EFFORT = replace(BRIEF, shallow=None)
 PAPER = shortened(PRESETS["paper-120"], 0.007)  # its ten and five steps, a pass each
 
 

@@ -24,6 +24,7 @@ from nifcore.errors import (
 )
 from nifcore.header import (
     MAGIC,
+    MAX_TILES,
     Colour,
     EntropyModel,
     Extension,
@@ -215,7 +216,7 @@ def test_limits_are_checked_before_anything_large_is_read() -> None:
         read_header(header_bytes(replace(DEFAULT, tiles=(3, 2))), Limits(max_parameters=14_992))
 
     many = replace(DEFAULT, cuts=(vertical(9), 0, vertical(9), 0, vertical(9), 0, 0))
-    with pytest.raises(LimitExceeded, match="more than 3 tiles"):
+    with pytest.raises(LimitExceeded, match="59968 weights"):
         read_header(header_bytes(many), Limits(max_parameters=4 * 14_992 - 1))
     read_header(header_bytes(many), Limits(max_parameters=4 * 14_992))
 
@@ -239,6 +240,23 @@ def test_limits_are_checked_before_anything_large_is_read() -> None:
     blocks = b"".join(b"\x01" + varint_bytes(3_000_000) + bytes(3_000_000) for _ in range(2))
     with pytest.raises(LimitExceeded, match="extension"):
         read_header(head[:-1] + blocks)
+
+
+def test_there_are_at_most_65536_tiles() -> None:
+    most = replace(DEFAULT, width=65_537, height=2, genesis=NetShape((1,), 0), modulation=None)
+    cuts = (vertical(1), 0) * 65_535 + (0,)
+    head = header_bytes(most)
+    whole = header_bytes(replace(most, cuts=cuts))
+    assert read_header(whole, Limits(max_side=65_537)).tile_count == 65_536
+    with pytest.raises(UsageError, match="65537"):
+        replace(most, cuts=(vertical(1), 0, *cuts))
+    with pytest.raises(UsageError, match="131072"):
+        replace(most, tiles=(65_536, 2))
+    start = SECOND + b"\x04" + head[len(START) + 1 :]
+    with pytest.raises(CorruptBitstream, match="65537"):
+        read_header(start + b"\x02\x00" * 65_536 + b"\0")
+    with pytest.raises(CorruptBitstream, match="65537"):
+        read_header(start + b"\x02" * 10_000_000)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +307,8 @@ def test_the_default_networks_have_the_published_number_of_weights() -> None:
 
 @given(st.integers(1, 200), st.integers(1, 200), st.data())
 def test_tiles_cover_every_pixel_once(width: int, height: int, data: st.DataObject) -> None:
-    tiles = (data.draw(st.integers(1, width)), data.draw(st.integers(1, height)))
+    columns = data.draw(st.integers(1, width))
+    tiles = (columns, data.draw(st.integers(1, min(height, MAX_TILES // columns))))
     header = replace(DEFAULT, width=width, height=height, tiles=tiles)
     columns, rows = set(), set()
     area = 0

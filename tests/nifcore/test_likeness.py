@@ -27,7 +27,7 @@ class Seen(Exception):
 class Looking(Gathering):
     """Looks at the fits that it is brought and ends the encode."""
 
-    def fit(self, header, seats, monitors):
+    def fit(self, header, seats, monitors, settled):
         raise Seen([company_of(seat) for seat in seats])
 
 

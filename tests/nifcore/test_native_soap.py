@@ -118,7 +118,9 @@ def test_any_network_goes_the_way_of_torchs_in_float64(shapes, isa, threads, max
     start = draw(shapes, generator)
     state = trained_state(shapes, generator, max_side)
     truth = Soap([p.double() for p in start], refresh=5, max_side=max_side)
-    native = NativeSoap(start, refresh=5, max_side=max_side, instruction_set=isa, threads=threads)
+    native = NativeSoap(
+        start, refresh=5, max_side=max_side, instruction_set=isa, threads=lambda: threads
+    )
     load(truth, state, torch.float64)
     load(native, state, torch.float32)
 
@@ -184,7 +186,9 @@ def test_any_number_of_threads_gives_the_same_bits(isa):
     ends = []
     for threads in (1, 2, 5):
         generator = torch.Generator().manual_seed(6)
-        native = NativeSoap(draw(shapes, generator), instruction_set=isa, threads=threads)
+        native = NativeSoap(
+            draw(shapes, generator), instruction_set=isa, threads=lambda n=threads: n
+        )
         for _ in range(12):
             native.step(draw(shapes, generator), 0.01)
         ends.append(native)

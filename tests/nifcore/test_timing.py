@@ -65,11 +65,13 @@ def test_what_passes_at_the_same_time_is_found(
 ) -> None:
     alone = replace(ASSUMED, lanes=1, overlap=0.0)
     true = replace(ASSUMED, lanes=lanes, overlap=overlap)
-    three = Workload.planned(find_recipe(None, 1), 900, 600, Colour.SRGB, 18_000)
-    assert three.tiles == 3
+    recipe = find_recipe(None, 1)
 
-    def run(*_: object) -> tuple[float, Workload]:
-        return true.durations(three).tiles, three
+    def run(what: timing._Probe, *_: object) -> tuple[float, Workload]:
+        size = 0.45 * what.width * what.height / 8
+        work = Workload.planned(recipe, what.width, what.height, Colour.SRGB, size)
+        assert work.tiles == (2 if what is timing._TILED else 1)
+        return true.durations(work).tiles, work
 
     monkeypatch.setattr(timing, "_run_tiles", run)
 

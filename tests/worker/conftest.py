@@ -200,6 +200,10 @@ class Bed:
         self.service.submit(draft)
         return job_id
 
+    def submit_long(self) -> str:
+        """Submit a picture that is at work until it is told to end."""
+        return self.submit(picture_bytes(128, 96), effort=9)
+
     def record(self, job_id: str) -> JobRecord:
         return self.service.store.get(job_id)
 

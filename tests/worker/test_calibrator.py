@@ -75,7 +75,7 @@ def test_a_job_ends_the_measurement_which_begins_anew_afterwards(
     calibrator = make(found.append)
     (first,) = wait_for(measuring)
     calibrator.busy()
-    wait_for(lambda: not measuring())
+    wait_for(lambda: not Path(f"/proc/{first}").exists())
     assert not found
     calibrator.idle()
     (second,) = wait_for(measuring)

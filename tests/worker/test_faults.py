@@ -30,7 +30,7 @@ def successes(bed: Bed, job_id: str) -> int:
 def test_a_killed_worker_s_job_is_resumed_by_another(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed()
     first = bed.start_worker()
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     wait_for(lambda: bed.keys(job_id, "checkpoints/"))
     below = descendants(first.pid)
@@ -54,7 +54,7 @@ def test_a_killed_worker_s_job_is_resumed_by_another(make_bed: Callable[..., Bed
 def test_a_stopped_worker_gives_its_job_back_with_its_state(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed(checkpoint_seconds=3600.0)
     first = bed.start_worker()
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     assert bed.keys(job_id, "checkpoints/") == []
     assert first.stop() == 0
@@ -78,7 +78,7 @@ def test_redis_may_restart_during_a_job(make_bed: Callable[..., Bed], tmp_path: 
     ) as own:
         bed = make_bed(server=own, lease_seconds=10.0)
         bed.start_worker()
-        job_id = bed.submit(effort=9)
+        job_id = bed.submit_long()
         bed.wait_fitting(job_id)
         own.restart()
         record = bed.finish(job_id, attempt=1)
@@ -159,7 +159,7 @@ def test_a_stopping_worker_does_not_wait_for_redis_for_ever(
 def test_a_job_that_kills_its_child_is_poisoned(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed()
     worker = bed.start_worker()
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     for number in (1, 2, 3):
         fitting = bed.wait_fitting(job_id)
         assert fitting.attempt == number
@@ -178,7 +178,7 @@ def test_a_job_that_kills_its_child_is_poisoned(make_bed: Callable[..., Bed]) ->
 def test_a_worker_that_lost_its_lease_writes_nothing(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed()
     worker = bed.start_worker()
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     worker.signal_all(signal.SIGSTOP)
     bed.wait_until(job_id, lambda record: record.state is State.QUEUED)
@@ -194,7 +194,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(make_bed: Callable[..., Bed
 def test_the_time_limit_ends_an_attempt_for_good(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed(job_time_limit_seconds=1.5)
     bed.start_worker()
-    record = bed.wait(bed.submit(effort=9))
+    record = bed.wait(bed.submit_long())
     assert record.failure is not None
     assert (record.failure.code, record.attempt) == ("time_limit", 1)
     assert "1.5 s" in record.failure.message
@@ -214,7 +214,7 @@ def test_a_file_too_large_for_the_child_is_a_fault_with_a_reason(
 def test_a_storage_that_is_away_costs_no_strike(make_bed: Callable[..., Bed]) -> None:
     bed = make_bed()
     bed.start_worker()
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     wait_for(lambda: bed.keys(job_id, "checkpoints/"))
     root, away = bed.folder / "blobs", bed.folder / "away"

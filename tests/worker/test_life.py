@@ -120,7 +120,7 @@ def test_a_picture_that_vanished_is_reported(bed: Bed, worker: Worker) -> None:
 
 
 def test_cancel_ends_the_child_and_leaves_no_result(bed: Bed, worker: Worker) -> None:
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     children = worker.children()
     assert len(children) == 1
@@ -132,7 +132,7 @@ def test_cancel_ends_the_child_and_leaves_no_result(bed: Bed, worker: Worker) ->
 
 
 def test_finish_keeps_the_best_so_far(bed: Bed, worker: Worker) -> None:
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     bed.service.finish(TENANT, job_id)
     record = bed.wait(job_id)
@@ -140,7 +140,7 @@ def test_finish_keeps_the_best_so_far(bed: Bed, worker: Worker) -> None:
     assert record.report is not None
     assert record.report["complete"] is False
     assert record.result is not None
-    assert nifcore.decode(bed.service.blobs.get(record.result.key)).size == (32, 24)
+    assert nifcore.decode(bed.service.blobs.get(record.result.key)).size == (128, 96)
 
 
 def test_repeated_wakeups_change_nothing(bed: Bed, worker: Worker) -> None:
@@ -207,7 +207,7 @@ def test_only_the_child_loads_torch_and_it_has_no_secrets(bed: Bed, worker: Work
 
 
 def test_the_registry_shows_the_worker_and_its_job(bed: Bed, worker: Worker) -> None:
-    job_id = bed.submit(effort=9)
+    job_id = bed.submit_long()
     bed.wait_fitting(job_id)
     status = wait_for(
         lambda: (

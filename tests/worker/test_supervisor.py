@@ -76,7 +76,7 @@ def test_it_works_heals_and_ends_in_order(service: Service) -> None:
     server = RedisServer.find_or_start(load_settings(redis_url=url.decode()), kinds=("given",))
     bed = Bed(server, service.folder / "data", redis_prefix="sup")
     try:
-        job_id = bed.submit(effort=9)
+        job_id = bed.submit_long()
         bed.wait_fitting(job_id)
         os.kill(service.pid_of("-m worker encode"), signal.SIGKILL)
         bed.wait_until(job_id, lambda record: record.attempt == 2)

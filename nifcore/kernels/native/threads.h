@@ -109,13 +109,13 @@ class Threads {
     }
 
   private:
-    static constexpr int kMost = 16;
+    static constexpr int kMost = 64;
     struct Place {
         std::atomic<bool> taken{false};
         Pool* pool = nullptr;
     };
     Place places_[kMost];
-    long process_ = 0;
+    std::atomic<long> process_{0};
 
     void run_(Pool::Work work, void* context, int64_t tasks, int threads) {
 #if defined(_WIN32)
@@ -123,16 +123,16 @@ class Threads {
 #else
         const long process = (long)getpid();
 #endif
-        if (process_ != process) {
+        if (process_.load(std::memory_order_acquire) != process) {
             // the first call, or the first after a fork: whoever held the parent's pools is not here
             static std::mutex first;
             std::lock_guard<std::mutex> lock(first);
-            if (process_ != process) {
+            if (process_.load(std::memory_order_relaxed) != process) {
                 for (Place& place : places_) {
                     place.pool = nullptr;
                     place.taken.store(false);
                 }
-                process_ = process;
+                process_.store(process, std::memory_order_release);
             }
         }
         if (threads > 1) {

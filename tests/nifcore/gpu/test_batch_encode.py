@@ -10,16 +10,14 @@ from nifcore.events import Control
 from nifcore.gpu.batch_encode import Job, encode_many
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
-from nifcore.presets import EFFORTS, shortened
 from tests.nifcore.checkpoints import Memory
-
-RECIPE = shortened(EFFORTS[1], 0.25)
+from tests.nifcore.recipes import BRIEF
 
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch):
     """Effort 1 is a hundred iterations here."""
-    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: RECIPE})
+    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: BRIEF})
 
 
 def picture(number, height=48, width=64):
@@ -136,10 +134,10 @@ def test_tiles_of_one_picture_are_fitted_together(monkeypatch):
 
     assert result.report.tiles > 1
     assert result.report.psnr_db > 14
-    assert result.report.passes == pytest.approx(RECIPE.iterations(1), rel=0.01)
+    assert result.report.passes == pytest.approx(BRIEF.iterations(1), rel=0.01)
     done = [event.iteration for event in events if event.phase in ("fit", "quantise")]
     assert done == sorted(done)
-    assert max(done) <= RECIPE.iterations(1) * result.report.tiles
+    assert max(done) <= BRIEF.iterations(1) * result.report.tiles
 
 
 def test_no_batch_is_empty():

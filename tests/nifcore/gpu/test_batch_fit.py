@@ -18,8 +18,9 @@ from nifcore.gpu.stacked import StackedKernel
 from nifcore.header import Colour, Header, NetShape
 from nifcore.kernels.chunked import ChunkedKernel
 from nifcore.network import Architecture
-from nifcore.presets import EFFORTS, PRESETS, Optimiser, Sampling, shortened
+from nifcore.presets import PRESETS, Optimiser, Sampling, shortened
 from nifcore.quantise import sensitivities
+from tests.nifcore.recipes import BRIEF
 
 HEADER = Header(
     width=40,
@@ -30,7 +31,7 @@ HEADER = Header(
 )
 ARCH = Architecture.of(HEADER)
 # a hundred iterations
-EFFORT = replace(shortened(EFFORTS[1], 0.25), sampling=Sampling(stride=3), shallow=None)
+EFFORT = replace(BRIEF, sampling=Sampling(stride=3), shallow=None)
 # SOAP magnifies rounding where gradients have no rank: to be compared step by step with single
 # fits, the same recipe runs on AdamW
 STEADY = replace(

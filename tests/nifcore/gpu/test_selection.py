@@ -24,16 +24,16 @@ from nifcore.header import NetShape
 from nifcore.limits import Limits
 from nifcore.metrics import psnr
 from nifcore.picture import read_picture
-from nifcore.presets import EFFORTS, Optimiser, shortened
+from nifcore.presets import Optimiser
 from nifcore.session import Session
 from nifcore.target import make_target
 from tests.nifcore.checkpoints import Memory
+from tests.nifcore.recipes import BRIEF
 
-RECIPE = shortened(EFFORTS[1], 0.25)
 # SOAP magnifies rounding, which differs between kernels
 STEADY = replace(
-    RECIPE,
-    stages=(replace(RECIPE.stages[0], optimiser=Optimiser("adamw")), *RECIPE.stages[1:]),
+    BRIEF,
+    stages=(replace(BRIEF.stages[0], optimiser=Optimiser("adamw")), *BRIEF.stages[1:]),
     shallow=None,
 )
 
@@ -42,7 +42,7 @@ STEADY = replace(
 def _brief(monkeypatch):
     """Every effort is a hundred iterations here."""
     for module in (encoder, batch_encode):
-        monkeypatch.setattr(module, "find_recipe", lambda preset, effort: RECIPE)
+        monkeypatch.setattr(module, "find_recipe", lambda preset, effort: BRIEF)
     # batches of one are worth it on a GPU only; here they stand for that
     monkeypatch.setattr(batch_encode, "_worth_it", lambda seat: True)
 
@@ -53,7 +53,7 @@ def picture(number=0, height=48, width=64):
     return ((np.stack(waves, -1) + 1) * 127.5).astype(np.uint8)
 
 
-def session(gathering, *, recipe=RECIPE, kernel=None, progress=None, control=None, checkpoint=None):
+def session(gathering, *, recipe=BRIEF, kernel=None, progress=None, control=None, checkpoint=None):
     made = BatchSession(
         read_picture(picture(), Limits(), False),
         recipe,
@@ -152,7 +152,7 @@ def test_the_bases_of_the_optimiser_need_triton_on_a_gpu_only(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     import nifcore.gpu.batch_encode as anew
 
-    monkeypatch.setattr(anew, "find_recipe", lambda preset, effort: RECIPE)
+    monkeypatch.setattr(anew, "find_recipe", lambda preset, effort: BRIEF)
     results = anew.encode_many([anew.Job(picture(n), effort=1, bpp=3.0) for n in (0, 1)])
     assert [result.report.kernel for result in results] == ["stacked", "stacked"]
 
@@ -252,7 +252,7 @@ def test_all_tiles_of_a_cancelled_picture_go_on_from_where_they_were(monkeypatch
     data = resumed.run()
     report = resumed.report(data, None, 1)
 
-    whole = RECIPE.iterations(1)
+    whole = BRIEF.iterations(1)
     first = next(event for event in events if event.phase in ("fit", "quantise"))
     assert report.tiles > 1
     assert first.iteration >= 40 * report.tiles
