@@ -162,7 +162,7 @@ class Sampling:
     """
 
     stride: int | None
-    batch_pixels: int = 24_576
+    batch_pixels: int = 12_288
     shuffled: bool = True
 
     def stride_for(self, rows: int, cols: int, tiles: int = 1) -> int:
@@ -326,19 +326,9 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 
 
 def _effort(
-    level: int,
-    fit: int,
-    quantise: int,
-    batch_pixels: int,
-    peak: float,
-    rate_weight: float,
-    summary: str,
+    level: int, fit: int, quantise: int, peak: float, rate_weight: float, summary: str
 ) -> Recipe:
-    """Build a level.
-
-    The longer a fit, the more pixels it sees at once, the lower its learning rate, and the more its
-    bits may cost.
-    """
+    """Build a level; the longer a fit, the lower its learning rate and the more bits may cost."""
     schedule = Cosine(peak, final=0.0)
     objective = Objective("mse")
     soap = Optimiser("soap")
@@ -353,7 +343,7 @@ def _effort(
     shallow = Recipe(
         name=f"effort-{level}",
         summary=summary,
-        sampling=Sampling(stride=None, batch_pixels=batch_pixels),
+        sampling=Sampling(stride=None),
         stages=stages((fit + quantise) * 3 // 5, None),
         rate_weight=1.0,
         bias_scale=0.25,
@@ -366,15 +356,15 @@ def _effort(
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
     {
-        1: _effort(1, 110, 230, 12_288, 5e-3, 1.0, "a first look"),
-        2: _effort(2, 160, 380, 12_288, 5e-3, 1.1, "quick"),
-        3: _effort(3, 200, 660, 12_288, 5e-3, 1.2, "quick, better"),
-        4: _effort(4, 200, 1160, 12_288, 5e-3, 1.3, "balanced, fast"),
-        5: _effort(5, 200, 1000, 24_576, 5e-3, 1.4, "balanced (default)"),
-        6: _effort(6, 200, 1800, 24_576, 4e-3, 1.5, "thorough"),
-        7: _effort(7, 200, 3100, 24_576, 3e-3, 1.5, "slow"),
-        8: _effort(8, 200, 5200, 24_576, 3e-3, 1.5, "slower"),
-        9: _effort(9, 200, 8800, 24_576, 2e-3, 1.5, "as good as it gets"),
+        1: _effort(1, 110, 230, 5e-3, 1.0, "a first look"),
+        2: _effort(2, 160, 380, 5e-3, 1.1, "quick"),
+        3: _effort(3, 200, 660, 5e-3, 1.2, "quick, better"),
+        4: _effort(4, 200, 1100, 5e-3, 1.3, "balanced, fast"),
+        5: _effort(5, 200, 1800, 5e-3, 1.4, "balanced (default)"),
+        6: _effort(6, 200, 3100, 4e-3, 1.5, "thorough"),
+        7: _effort(7, 200, 5200, 3e-3, 1.5, "slow"),
+        8: _effort(8, 200, 8800, 3e-3, 1.5, "slower"),
+        9: _effort(9, 200, 14800, 2e-3, 1.5, "as good as it gets"),
     }
 )
 """The effort ladder."""

@@ -8,8 +8,8 @@ from nifcore.presets import EFFORTS, Recipe, Sampling
 
 
 def _brief(recipe: Recipe) -> Recipe:
-    first, second = recipe.stages
-    return replace(recipe, stages=(first.lasting(25), second.lasting(75)), sampling=Sampling(None))
+    stages = (recipe.stages[0].lasting(25), recipe.stages[1].lasting(75))
+    return replace(recipe, stages=stages, sampling=Sampling(None, 24_576))
 
 
 BRIEF = replace(_brief(EFFORTS[1]), shallow=_brief(EFFORTS[1].suited_to(4)))
