@@ -65,7 +65,8 @@ $(INSTALLED): pyproject.toml
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): torch and the other libraries" \
 		"are downloaded once, which takes a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	@# what is imported is compiled when it first is; most of torch never
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
 clean:
