@@ -23,7 +23,6 @@ from api.decoding import Decoder, View, checked
 from api.middleware import shown_path
 from api.pictures import rival_sizes
 from api.problems import Problem
-from api.routes.results import KEPT_RENDERINGS
 from nifcore.compare import equal_size
 from tests.api.asking import code_of, submit
 from tests.api.running import GOLDEN, Running, picture
@@ -229,14 +228,19 @@ def test_a_large_picture_comes_whole_the_first_time_too(client: httpx2.Client, j
 
 
 def test_only_the_latest_renderings_are_kept(
-    running: Running, client: httpx2.Client, tenant: str, job: str
+    running: Running,
+    client: httpx2.Client,
+    tenant: str,
+    job: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for width in range(1, KEPT_RENDERINGS + 3):
+    monkeypatch.setattr("api.routes.results.KEPT_RENDERINGS", 2)
+    for width in range(1, 5):
         image = pixels(client.get(f"/v1/jobs/{job}/image", params={"width": width, "height": 2}))
         assert image.size == (width, 2)
     kept = running.service.blobs.list(f"{tenant}/jobs/{job}/images/").items
     names = {each.key.rpartition("/")[2] for each in kept}
-    assert names == {f"{width}x2.png" for width in range(3, KEPT_RENDERINGS + 3)}
+    assert names == {"3x2.png", "4x2.png"}
 
 
 def test_a_part_at_another_size_in_another_format(client: httpx2.Client, job: str) -> None:

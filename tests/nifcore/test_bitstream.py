@@ -207,19 +207,19 @@ def test_truncations_and_appendices_under_a_valid_crc_are_refused() -> None:
 @pytest.mark.parametrize("prefix", [b"", START, START + b"\0\x08\x08\x03\x01\x01\0"])
 @pytest.mark.parametrize("sealed", [False, True])
 def test_random_bytes_are_refused(prefix: bytes, sealed: bool) -> None:
-    """10,000 strings: as they are, behind a valid start, and with a CRC that fits."""
+    """4,000 strings: as they are, behind a valid start, and with a CRC that fits."""
     chosen = random.Random(len(prefix) + sealed)
     found = dict.fromkeys(("read", "NotNif", "CorruptBitstream"), 0)
-    for _ in range(10_000):
+    for _ in range(4_000):
         data = prefix + chosen.randbytes(chosen.randrange(60))
         data = seal(data) if sealed else data
         kind = outcome(lambda data=data: unpack(data, BOUNDS))  # type: ignore[misc]
         found[kind] = found.get(kind, 0) + 1
     if prefix:
         assert found["NotNif"] == 0
-        assert found["CorruptBitstream"] > 1_000
+        assert found["CorruptBitstream"] > 400
     else:
-        assert found["NotNif"] > 9_900
+        assert found["NotNif"] > 3_960
     # Random bytes behind a whole header decode to random weights where the length fits.
     assert sealed or found["read"] == 0
 
