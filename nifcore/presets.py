@@ -356,9 +356,9 @@ def _effort(
 
 EFFORTS: Mapping[int, Recipe] = MappingProxyType(
     {
-        1: _effort(1, 110, 230, 5e-3, 1.0, "a first look"),
-        2: _effort(2, 160, 380, 5e-3, 1.1, "quick"),
-        3: _effort(3, 200, 660, 5e-3, 1.2, "quick, better"),
+        1: _effort(1, 80, 170, 5e-3, 1.0, "a first look"),
+        2: _effort(2, 120, 290, 5e-3, 1.1, "quick"),
+        3: _effort(3, 200, 500, 5e-3, 1.2, "quick, better"),
         4: _effort(4, 200, 1100, 5e-3, 1.3, "balanced, fast"),
         5: _effort(5, 200, 1800, 5e-3, 1.4, "balanced (default)"),
         6: _effort(6, 200, 3100, 4e-3, 1.5, "thorough"),
