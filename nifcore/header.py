@@ -207,12 +207,13 @@ class Header:
 
     def tensor_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the tensors of one tile in file order: weight (out, in), bias (out,), ..."""
-        return _tensor_shapes(self.genesis, self.modulation, self.channels)
+        shapes = self.genesis.tensor_shapes(self.channels)
+        return shapes if self.modulation is None else shapes + self.modulation.tensor_shapes(1)
 
     @property
     def parameters(self) -> int:
         """Number of weights of one tile."""
-        return _weights(self.genesis, self.modulation, self.channels)
+        return sum(math.prod(shape) for shape in self.tensor_shapes())
 
     def tile_box(self, index: int) -> Box:
         """Return (x, y, width, height) in pixels of tile ``index``; a grid's go row by row."""
@@ -231,17 +232,6 @@ class Header:
     @cached_property
     def _boxes(self) -> tuple[Box, ...]:
         return boxes_of(self.width, self.height, self.cuts)
-
-
-def _tensor_shapes(
-    genesis: NetShape, modulation: NetShape | None, channels: int
-) -> list[tuple[int, ...]]:
-    shapes = genesis.tensor_shapes(channels)
-    return shapes if modulation is None else shapes + modulation.tensor_shapes(1)
-
-
-def _weights(genesis: NetShape, modulation: NetShape | None, channels: int) -> int:
-    return sum(math.prod(shape) for shape in _tensor_shapes(genesis, modulation, channels))
 
 
 def is_nif(prefix: bytes) -> bool | None:

@@ -9,6 +9,7 @@ they take passes at the same time.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import statistics
@@ -25,11 +26,12 @@ from nifcore.calibration import Calibration, identity_of
 from nifcore.devices import describe_device
 from nifcore.encoder import session_kind
 from nifcore.errors import FitDiverged
-from nifcore.events import Control, ProgressEvent
+from nifcore.events import Control, ProgressEvent, ProgressFunction
 from nifcore.gpu.batch_encode import MOST_TOGETHER
 from nifcore.limits import Limits
 from nifcore.picture import read_picture
 from nifcore.presets import DEFAULT_EFFORT, PRESETS, Recipe, find_recipe
+from nifcore.session import Session
 from nifcore.target import Target
 from nifcore.workload import PARTS, Part, Workload
 
@@ -87,15 +89,12 @@ def calibrate(device: torch.device, kernel: str | None = None) -> Calibration:
     """
     began = time.monotonic()
     threads = torch.get_num_threads()
-    pictures = {(each.width, each.height): _synthetic(each.width, each.height) for each in _PROBES}
     # A first encode compiles, allocates and wakes threads; real ones hardly feel that.
     for each in _PROBES if device.type == "cuda" else _WARM_UPS:
-        _run(each, pictures[each.width, each.height], device, kernel)
+        _run(each, device, kernel)
     rounds: list[list[_Timed]] = []
     while len(rounds) < _MOST_ROUNDS and (not rounds or time.monotonic() - began < _ENOUGH_SECONDS):
-        rounds.append(
-            [_run(each, pictures[each.width, each.height], device, kernel) for each in _PROBES]
-        )
+        rounds.append([_run(each, device, kernel) for each in _PROBES])
     delay = _delay([timed for probes in rounds for timed in probes])
     samples = [
         _mean([timed.seconds(delay) for timed in same]) for same in zip(*rounds, strict=True)
@@ -122,16 +121,11 @@ def _overlap(alone: Calibration, lanes: int, device: torch.device, kernel: str |
     """
     if lanes == 1:
         return 0.0
-    kinds = _PROBES[0], _TILED
-    pictures = [_synthetic(each.width, each.height) for each in kinds]
     if device.type == "cuda":
-        _run_tiles(_TILED, pictures[1], device, kernel)  # compiles
+        _run_tiles(_TILED, device, kernel)  # compiles
     seen = expected = 0.0
     for _ in range(_TILED_ROUNDS):
-        one, many = (
-            _run_tiles(each, data, device, kernel)
-            for each, data in zip(kinds, pictures, strict=True)
-        )
+        one, many = (_run_tiles(each, device, kernel) for each in (_PROBES[0], _TILED))
         seen += many[0]
         ratio = alone.durations(many[1]).tile / alone.durations(one[1]).tile
         expected += many[1].tiles * one[0] * ratio
@@ -190,63 +184,53 @@ def _mean(rounds: Sequence[dict[Part, float]]) -> dict[Part, float]:
     return {part: statistics.fmean(each[part] for each in rounds) for part in PARTS}
 
 
-def _run(what: _Probe, data: bytes, device: torch.device, kernel: str | None) -> _Timed:
+def _run(what: _Probe, device: torch.device, kernel: str | None) -> _Timed:
     """Run one short encode of a PNG."""
-    recipe = _shortened(what.preset)
-    target = Target() if what.preset is not None else Target(bpp=what.bpp, strict=False)
-    clock = time.monotonic
-    ticks: list[float] = []
-
-    def control() -> Control:
-        ticks.append(clock() - began)
-        return Control.CONTINUE
 
     def ignore(event: ProgressEvent) -> None:
         """Have the encode do all that it does for an audience."""
 
-    began = clock()
-    picture = read_picture(data, Limits(), False)
-    session = session_kind(device, kernel)(
-        picture, recipe, device, kernel, 0, ignore, control, None, target, began
-    )
-    session.report(session.run(), what.preset, None)
-    ended = clock() - began
-    assert session.header is not None
-    work = Workload.of(recipe, session.header)
+    session, data, began, ticks = _encode(what, device, kernel, ignore)
+    session.report(data, what.preset, None)
+    ended = time.monotonic() - began
+    work = _work_of(session)
     if len(ticks) != work.iterations:
         raise FitDiverged(
             f"{len(ticks)} iterations of a calibration took place, {work.iterations} were planned"
         )
-    return _Timed(work, tuple(ticks), ended)
+    return _Timed(work, tuple(tick - began for tick in ticks), ended)
 
 
-def _run_tiles(
-    what: _Probe, data: bytes, device: torch.device, kernel: str | None
-) -> tuple[float, Workload]:
-    """Run one short encode as an encoder does; return the seconds of all iterations."""
+def _run_tiles(what: _Probe, device: torch.device, kernel: str | None) -> tuple[float, Workload]:
+    """Run one short encode; return the seconds of all iterations."""
+    session, _, _, ticks = _encode(what, device, kernel, None)
+    return ticks[-1] - ticks[0], _work_of(session)
+
+
+def _encode(
+    what: _Probe, device: torch.device, kernel: str | None, progress: ProgressFunction | None
+) -> tuple[Session, bytes, float, list[float]]:
+    """Encode as an encoder does; return also when it began, and when every iteration did."""
     recipe = _shortened(what.preset)
+    target = Target() if what.preset is not None else Target(bpp=what.bpp, strict=False)
+    data = _synthetic(what.width, what.height)
     ticks: list[float] = []
 
     def control() -> Control:
         ticks.append(time.monotonic())
         return Control.CONTINUE
 
+    began = time.monotonic()
     picture = read_picture(data, Limits(), False)
     session = session_kind(device, kernel)(
-        picture,
-        recipe,
-        device,
-        kernel,
-        0,
-        None,
-        control,
-        None,
-        Target(bpp=what.bpp),
-        time.monotonic(),
+        picture, recipe, device, kernel, 0, progress, control, None, target, began
     )
-    session.run()
+    return session, session.run(), began, ticks
+
+
+def _work_of(session: Session) -> Workload:
     assert session.header is not None
-    return ticks[-1] - ticks[0], Workload.of(recipe, session.header)
+    return Workload.of(session.recipe, session.header)
 
 
 def solve(samples: Sequence[Sample]) -> dict[Part, tuple[float, ...]]:
@@ -297,6 +281,7 @@ def _shortened(preset: str | None) -> Recipe:
     return replace(recipe, stages=stages, shallow=None)
 
 
+@functools.cache
 def _synthetic(width: int, height: int) -> bytes:
     """Return a PNG with patches of all sizes, the larger the stronger, and a little noise."""
     random = np.random.default_rng(0)

@@ -27,11 +27,13 @@ SETTINGS = {"effort": 1, "bpp": 2.0}
 TILES = 4
 
 
-@pytest.fixture(autouse=True)
-def few_iterations_of_four_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nifcore.plan._TILE_PIXELS", 60 * 48)
-    monkeypatch.setattr("nifcore.plan._TILE_PARAMETERS", 500)
-    monkeypatch.setattr("nifcore.presets.EFFORTS", {1: BRIEF})
+@pytest.fixture(autouse=True, scope="module")
+def few_iterations_of_four_tiles() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nifcore.plan._TILE_PIXELS", 60 * 48)
+        patch.setattr("nifcore.plan._TILE_PARAMETERS", 500)
+        patch.setattr("nifcore.presets.EFFORTS", {1: BRIEF})
+        yield
 
 
 @pytest.fixture
@@ -45,16 +47,11 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def one_by_one() -> bytes:
-    patch = pytest.MonkeyPatch()
-    patch.setattr("nifcore.plan._TILE_PIXELS", 60 * 48)
-    patch.setattr("nifcore.plan._TILE_PARAMETERS", 500)
-    patch.setattr("nifcore.presets.EFFORTS", {1: BRIEF})
+def one_by_one(few_iterations_of_four_tiles: None) -> bytes:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     encoded = nifcore.encode(PICTURE, **SETTINGS)
     torch.set_num_threads(before)
-    patch.undo()
     assert encoded.report.tiles == TILES
     return encoded.data
 
