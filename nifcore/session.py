@@ -13,9 +13,7 @@ through one lock, from whichever fit is about to iterate.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-import pickle
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -25,7 +23,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nifcore import metrics
 from nifcore.architecture import Architecture
@@ -67,10 +64,12 @@ from nifcore.preview import Canvas
 from nifcore.quantise import as_weights
 from nifcore.rateguess import guess_bpp
 from nifcore.report import Report
+from nifcore.snapshot import Snapshot, SnapshotUnreadable
 from nifcore.symmetry import in_order
 from nifcore.target import DB_PER_DOUBLING, MOST_BPP, Target
-from nifcore.tensors import PublishedStep, QuantisedTensor, UniformStep
+from nifcore.tensors import QuantisedTensor
 from nifcore.tiling import Box
+from nifcore.turns import Turns
 from nifcore.workload import Workload
 
 AnyFit = TypeVar("AnyFit", bound=TileFit)
@@ -80,7 +79,6 @@ _PREVIEW_SECONDS = 0.5
 _PREVIEW_SHARE = 0.1
 """A preview is made every half second, later every tenth of the time that the encode has taken."""
 _CHECKPOINT_SECONDS = 5.0
-_CHECKPOINT_VERSION = 2
 
 _PSNR_ROUNDS = 5
 _PSNR_SLACK = 0.4
@@ -123,7 +121,7 @@ class Session:
         self._lock = threading.RLock()
         self._working: dict[int, TileFit] = {}
         self._states: dict[int, dict[str, Any]] = {}
-        self._saving, self._drawing = _Turns(time.monotonic()), _Turns()
+        self._saving, self._drawing = Turns(time.monotonic()), Turns()
         self._cancelled = self._finish = False
         self._crew: Crew | None = None
         self._eta: Eta | None = None
@@ -331,9 +329,7 @@ class Session:
             self._psnrs[index] = fit.cursor.psnr_db
             self._working.pop(index, None)
             self._states.pop(index, None)
-            if self._canvas is not None:
-                weights = [as_weights(tensor, self.device) for tensor in tensors]
-                self._canvas.draw(index, fit.kernel, weights, fit.grid)
+            self._draw_done(index, fit.kernel)
 
     # ------------------------------------------------------------------ monitor of the fits
 
@@ -475,16 +471,19 @@ class Session:
 
     def _begin_canvas(self, header: Header, kernel: Kernel) -> None:
         """Draw the tiles that an earlier run finished."""
-        self._canvas = None
-        if self.progress is None:
+        self._canvas = None if self.progress is None else Canvas(header, self.picture.pixels)
+        for index in self.done:
+            self._draw_done(index, kernel)
+
+    def _draw_done(self, index: int, kernel: Kernel) -> None:
+        """Draw a finished tile, if anyone looks."""
+        if self._canvas is None:
             return
-        self._canvas = Canvas(header, self.picture.pixels)
-        arch = Architecture.of(header)
-        for index, tensors in self.done.items():
-            _, _, width, height = header.tile_box(index)
-            weights = [as_weights(tensor, self.device) for tensor in tensors]
-            grid = pixel_grid(arch, height, width, self.device)
-            self._canvas.draw(index, kernel, weights, grid)
+        assert self.header is not None
+        _, _, width, height = self.header.tile_box(index)
+        weights = [as_weights(tensor, self.device) for tensor in self.done[index]]
+        grid = pixel_grid(Architecture.of(self.header), height, width, self.device)
+        self._canvas.draw(index, kernel, weights, grid)
 
     def _emit(self, event: ProgressEvent) -> None:
         if self.progress is not None:
@@ -505,44 +504,37 @@ class Session:
         """Keep everything that a run which goes on from here needs."""
         if self.checkpoint is None:
             return
-        state = {
-            "version": _CHECKPOINT_VERSION,
-            "fingerprint": self._fingerprint(),
-            "seconds": self.seconds,
-            "passes": self.passes,
-            "tried": [(size, db, _as_tensor(data)) for size, db, data in self.tried],
-            "asked_bytes": self.asked_bytes,
-            "header": None if self.header is None else _as_tensor(header_bytes(self.header)),
-            "tiles": {index: [_saved(t) for t in tile] for index, tile in self.done.items()},
-            "fits": {**self.saved_fits, **self._states},
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.checkpoint.save(buffer.getvalue())
+        snapshot = Snapshot(
+            self._fingerprint(),
+            self.seconds,
+            self.passes,
+            self.tried,
+            self.asked_bytes,
+            None if self.header is None else header_bytes(self.header),
+            self.done,
+            {**self.saved_fits, **self._states},
+        )
+        self.checkpoint.save(snapshot.to_bytes())
 
     def _resume(self) -> None:
         data = self.checkpoint.load() if self.checkpoint is not None else None
         if data is None:
             return
         try:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            version, fingerprint = state["version"], state["fingerprint"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError):
+            found = Snapshot.read(data, self._fingerprint())
+        except SnapshotUnreadable:
             self.notes.append("the checkpoint cannot be read: starting afresh")
             return
-        if version != _CHECKPOINT_VERSION or fingerprint != self._fingerprint():
+        if found is None:
             self.notes.append(
                 "the checkpoint is of another picture, preset, target or seed: starting afresh"
             )
             return
-        self.earlier = state["seconds"]
-        self.passes = state["passes"]
-        self.tried = [(size, db, t.numpy().tobytes()) for size, db, t in state["tried"]]
-        self.asked_bytes = state["asked_bytes"]
-        self.done = {i: [_restored(t) for t in tile] for i, tile in state["tiles"].items()}
-        self.saved_fits = state["fits"]
-        header = state.get("header")
-        self._saved_header = None if header is None else header.numpy().tobytes()
+        self.earlier, self.passes = found.seconds, found.passes
+        self.tried, self.asked_bytes = list(found.tried), found.asked_bytes
+        self.done = {index: list(tile) for index, tile in found.tiles.items()}
+        self.saved_fits = dict(found.fits)
+        self._saved_header = found.header
         self.notes.append(f"resumed from a checkpoint {self.earlier:.0f} s into the encode")
 
     # ------------------------------------------------------------------ measuring
@@ -596,36 +588,6 @@ class TileMonitor:
         self.session.say(message)
 
 
-class _Turns:
-    """Something that every fit does at its own next iteration once a pause is over.
-
-    Args:
-        begin: when the first pause began; there is none unless given.
-    """
-
-    def __init__(self, begin: float = -math.inf) -> None:
-        self._last: dict[int, float] = {}
-        self._completed = begin
-
-    def forget(self) -> None:
-        """Other tiles come; the pause goes on."""
-        self._last.clear()
-
-    def due(self, tile: int, now: float, pause: float) -> bool:
-        """Tell whether it is a tile's turn."""
-        return now - self._last.get(tile, self._completed) >= pause
-
-    def taken(self, tile: int, now: float, pause: float, working: Collection[int]) -> bool:
-        """A tile had its turn; tell whether all at work did, or were waited for in vain."""
-        self._last[tile] = now
-        since = self._completed if self._completed > -math.inf else min(self._last.values())
-        missing = any(self._last.get(each, -math.inf) <= self._completed for each in working)
-        if missing and now - since < 2.0 * pause:
-            return False
-        self._completed = now
-        return True
-
-
 def _overhead(extensions: tuple[Extension, ...]) -> int:
     """Return at most the bytes that the blocks take, with their ids, lengths and end mark."""
     return sum(len(block.data) + 8 for block in extensions) + bool(extensions)
@@ -640,19 +602,3 @@ def _exact(header: Header) -> Any:
         return 8.0 * (len(pack(single, [in_order(single, tensors)])) - fixed)
 
     return bits
-
-
-def _as_tensor(data: bytes) -> Tensor:
-    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-
-
-def _saved(tensor: QuantisedTensor) -> tuple[Tensor, list[int]]:
-    step = tensor.step
-    code = [step.index] if isinstance(step, UniformStep) else [step.bits, step.bound_bits]
-    return torch.from_numpy(tensor.symbols), code
-
-
-def _restored(saved: tuple[Tensor, list[int]]) -> QuantisedTensor:
-    symbols, code = saved
-    step = UniformStep(code[0]) if len(code) == 1 else PublishedStep(code[0], code[1])
-    return QuantisedTensor(symbols.numpy(), step)
