@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 import structlog
@@ -11,9 +10,10 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import limits
+from api.caller import Caller
 from api.context import Context, Shared
 from api.problems import Problem
-from jobs import Admission, ApiKey, Scope, Seen
+from jobs import Admission, Scope, Seen
 
 _bearer = HTTPBearer(
     auto_error=False,
@@ -21,27 +21,6 @@ _bearer = HTTPBearer(
     bearerFormat="nif_...",
     description="An API key, `Authorization: Bearer nif_...`. Only its hash is stored.",
 )
-
-
-@dataclass(frozen=True)
-class Caller:
-    """A request's API key, known to be good.
-
-    Attributes:
-        key: the key's record.
-        tenant: whose jobs are made.
-        sees: whose jobs are seen: the tenant, or None for everybody's (an administrator).
-    """
-
-    key: ApiKey
-
-    @property
-    def tenant(self) -> str:
-        return self.key.tenant
-
-    @property
-    def sees(self) -> str | None:
-        return None if Scope.ADMIN in self.key.scopes else self.key.tenant
 
 
 Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

@@ -24,7 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 import structlog
@@ -35,15 +35,13 @@ from starlette.types import Receive, Scope, Send
 
 import jobs
 from api import views
+from api.caller import Caller
 from api.metrics import Metrics
 from api.problems import Problem, retry_after
 from api.settings import KEEP_FREE_SECONDS, STREAM_KEY_SECONDS, STREAM_STALL_SECONDS
 from jobs import EVENT_TYPES, Event, Feed, JobRecord, JobService, Settings, State, Subscription
 from jobs.events import job_stream, tenant_stream
 from jobs.feed import PAGE
-
-if TYPE_CHECKING:
-    from api.auth import Caller
 
 RECONNECT_MS = 2000
 """How long a client is asked to wait before it comes back."""

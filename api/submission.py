@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 import jobs
 from api import limits, views
-from api.auth import Caller
+from api.caller import Caller
 from api.context import Context
 from api.fields import JobFields
 from api.problems import Problem, invalid, retry_after

@@ -14,7 +14,7 @@ import structlog
 from fastapi import Depends, Request
 
 from api import limits
-from api.auth import Caller
+from api.caller import Caller
 from api.context import Context, Shared
 from api.dashboard.sessions import Session, Sessions
 from api.problems import Problem

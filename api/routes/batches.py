@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse
 
 import jobs
 from api import fields, settings, submission, uploads, views
-from api.auth import Caller, Writer
+from api.auth import Writer
+from api.caller import Caller
 from api.context import Context, Shared
 from api.documents import job_form, with_body
 from api.problems import COMMON, Problem, documented, id_of, invalid, problem_of

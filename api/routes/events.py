@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 
 import jobs
 from api import views
-from api.auth import Caller, Reader
+from api.auth import Reader
+from api.caller import Caller
 from api.context import Context, Shared
 from api.downloads import matches
 from api.problems import COMMON, Problem, documented, invalid

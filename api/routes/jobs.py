@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse
 
 import jobs
 from api import bodies, fields, limits, submission, uploads, views
-from api.auth import Caller, Given, Reader, Writer, admit
+from api.auth import Given, Reader, Writer, admit
+from api.caller import Caller
 from api.context import Context, Shared
 from api.documents import job_form, json_body, with_body
 from api.downloads import matches

@@ -13,7 +13,8 @@ from starlette.responses import RedirectResponse, Response
 
 import jobs
 from api import views
-from api.auth import Caller, Reader
+from api.auth import Reader
+from api.caller import Caller
 from api.context import Context, Shared
 from api.decoding import ImageFormat, View, checked
 from api.downloads import FileResponse, attachment, digest, download, matches

@@ -11,7 +11,7 @@ import pytest
 
 import jobs
 from api import submission
-from api.auth import Caller
+from api.caller import Caller
 from api.context import Context
 from api.uploads import File
 from jobs import Failure, IdempotencyClaim, NotFound, Progress, State
