@@ -34,12 +34,13 @@ from nifcore.quantise import (
     Rounded,
     Rounding,
     UniformLattice,
-    coarser,
     lattice_for_rate,
     sensitivities,
+    squared_widths,
 )
 from nifcore.soap import Soap
-from nifcore.tensors import STEP_INDICES, QuantisedTensor
+from nifcore.tensors import QuantisedTensor
+from nifcore.trimming import within
 
 _RATE_UPDATE = 30
 """Least iterations between adjustments of the steps to the rate,"""
@@ -450,10 +451,7 @@ class TileFit:
         if due and self.recipe.rate_weight and self.budget is not None:
             assert isinstance(self.lattice, UniformLattice)
             found = self.budget.magnitudes(self.lattice.symbols(self.params))
-            self.widths = [
-                torch.from_numpy(8.69 * m * m + 1.0).to(p)
-                for m, p in zip(found, self.params, strict=True)
-            ]
+            self.widths = squared_widths(found, self.params)
 
     def _probe(self) -> None:
         """Bring the tensors' sensitivities up to date."""
@@ -603,16 +601,13 @@ class TileFit:
         return FitResult(best, cursor.done / self.pass_length, not cursor.finishing)
 
     def _rounded(self, params: Params) -> Rounded:
-        """Round ``params``, widening the steps as far as the budget demands."""
-        assert self.lattice is not None
-        rounded = self.lattice.round(params)
-        if self.budget is None or not isinstance(self.lattice, UniformLattice):
-            return rounded
-        increments = 0
-        while self.budget.exact(rounded.tensors) > self.budget.bits and increments < STEP_INDICES:
-            increments += 1
-            rounded = coarser(self.lattice, increments).round(params)
-        return rounded
+        """Round ``params``, within the budget."""
+        lattice, budget = self.lattice, self.budget
+        assert lattice is not None
+        if budget is None or not isinstance(lattice, UniformLattice):
+            return lattice.round(params)
+        magnitudes = budget.magnitudes(lattice.symbols(params))
+        return within(params, lattice, self.sensitivity, magnitudes, budget.bits, budget.exact)
 
     # ------------------------------------------------------------------ saving and resuming
 

@@ -15,6 +15,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nifcore.flat import flattened, joined, parts, spread
@@ -133,6 +134,17 @@ class Rounding:
             return
         for g, slope in zip(gradients, parts(self._row / below, gradients), strict=True):
             g.add_(slope, alpha=price)
+
+
+def squared_widths(magnitudes: Sequence[NDArray[np.float64]], like: Sequence[Tensor]) -> Params:
+    """Return the squared spread c of every symbol, tensors like ``like``.
+
+    The bits of a symbol q are about ``4 log2(1 + q^2 / c)``, see
+    :func:`nifcore.entropy.expected_magnitudes`, which gives the ``magnitudes``.
+    """
+    return [
+        torch.from_numpy(8.69 * m * m + 1.0).to(p) for m, p in zip(magnitudes, like, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
