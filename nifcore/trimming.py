@@ -44,14 +44,17 @@ def within(
         cost: what tensors really cost, in bits.
     """
     rounded = lattice.round(params)
-    increments = 0
-    while (over := cost(rounded.tensors) - bits) > 0.0 and increments < STEP_INDICES:
-        if over <= _MOST * bits:
-            found = _Trimming(params, lattice, sensitivity, magnitudes).until(bits, cost, over)
-            if found is not None:
-                return found
-        increments += 1
+    over = cost(rounded.tensors) - bits
+    if over <= 0.0:
+        return rounded
+    if over <= _MOST * bits:
+        found = _Trimming(params, lattice, sensitivity, magnitudes).until(bits, cost, over)
+        if found is not None:
+            return found
+    for increments in range(1, STEP_INDICES):
         rounded = coarser(lattice, increments).round(params)
+        if cost(rounded.tensors) <= bits:
+            break
     return rounded
 
 
