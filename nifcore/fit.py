@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nifcore.architecture import Architecture
@@ -30,6 +28,7 @@ from nifcore.presets import Moment, Optimiser, Recipe, Restart, Stage
 from nifcore.quantise import (
     Cost,
     Lattice,
+    Magnitudes,
     PublishedLattice,
     Rounded,
     Rounding,
@@ -39,7 +38,6 @@ from nifcore.quantise import (
     squared_widths,
 )
 from nifcore.soap import Soap
-from nifcore.tensors import QuantisedTensor
 from nifcore.trimming import within
 
 _RATE_UPDATE = 30
@@ -94,7 +92,7 @@ class Budget:
     bits: float
     estimate: Cost
     exact: Cost
-    magnitudes: Callable[[Sequence[QuantisedTensor]], list[NDArray[np.float64]]]
+    magnitudes: Magnitudes
 
 
 class _AdamW:
@@ -606,8 +604,8 @@ class TileFit:
         assert lattice is not None
         if budget is None or not isinstance(lattice, UniformLattice):
             return lattice.round(params)
-        magnitudes = budget.magnitudes(lattice.symbols(params))
-        return within(params, lattice, self.sensitivity, magnitudes, budget.bits, budget.exact)
+        bits, cost, magnitudes = budget.bits, budget.exact, budget.magnitudes
+        return within(params, lattice, self.sensitivity, magnitudes, bits, cost)
 
     # ------------------------------------------------------------------ saving and resuming
 

@@ -39,8 +39,13 @@ _WIDEST = 1.0
 _GRAIN = 8
 """Index steps to which the ratios of steps are rounded: a quarter of an octave."""
 
+WIDTH = 8.69
+"""Squared spread of a symbol per square of its expected magnitude, of which 1 more is the least."""
+
 Cost = Callable[[Sequence[QuantisedTensor]], float]
 """Bits that the coder spends on one tile's tensors."""
+Magnitudes = Callable[[Sequence[QuantisedTensor]], list[NDArray[np.float64]]]
+"""What magnitude the entropy model expects of every symbol, one array per tensor."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def squared_widths(magnitudes: Sequence[NDArray[np.float64]], like: Sequence[Ten
     :func:`nifcore.entropy.expected_magnitudes`, which gives the ``magnitudes``.
     """
     return [
-        torch.from_numpy(8.69 * m * m + 1.0).to(p) for m, p in zip(magnitudes, like, strict=True)
+        torch.from_numpy(WIDTH * m * m + 1.0).to(p) for m, p in zip(magnitudes, like, strict=True)
     ]
 
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -492,6 +493,7 @@ class Session:
 
     # ------------------------------------------------------------------ checkpoints
 
+    @cached_property
     def _fingerprint(self) -> str:
         """Identify picture and parameters: a checkpoint of others is of no use."""
         digest = hashlib.sha256(self.picture.pixels.tobytes())
@@ -505,7 +507,7 @@ class Session:
         if self.checkpoint is None:
             return
         snapshot = Snapshot(
-            self._fingerprint(),
+            self._fingerprint,
             self.seconds,
             self.passes,
             self.tried,
@@ -521,7 +523,7 @@ class Session:
         if data is None:
             return
         try:
-            found = Snapshot.read(data, self._fingerprint())
+            found = Snapshot.read(data, self._fingerprint)
         except SnapshotUnreadable:
             self.notes.append("the checkpoint cannot be read: starting afresh")
             return
@@ -531,9 +533,8 @@ class Session:
             )
             return
         self.earlier, self.passes = found.seconds, found.passes
-        self.tried, self.asked_bytes = list(found.tried), found.asked_bytes
-        self.done = {index: list(tile) for index, tile in found.tiles.items()}
-        self.saved_fits = dict(found.fits)
+        self.tried, self.asked_bytes = found.tried, found.asked_bytes
+        self.done, self.saved_fits = found.tiles, found.fits
         self._saved_header = found.header
         self.notes.append(f"resumed from a checkpoint {self.earlier:.0f} s into the encode")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +38,11 @@ class Snapshot:
     fingerprint: str
     seconds: float
     passes: float
-    tried: Sequence[tuple[float, float, bytes]]
+    tried: list[tuple[float, float, bytes]]
     asked_bytes: float
     header: bytes | None
-    tiles: Mapping[int, Sequence[QuantisedTensor]]
-    fits: Mapping[int, dict[str, Any]]
+    tiles: dict[int, list[QuantisedTensor]]
+    fits: dict[int, dict[str, Any]]
 
     def to_bytes(self) -> bytes:
         """Return what :meth:`read` takes."""
@@ -56,7 +55,7 @@ class Snapshot:
             "asked_bytes": self.asked_bytes,
             "header": None if self.header is None else _as_tensor(self.header),
             "tiles": {index: [_saved(t) for t in tile] for index, tile in self.tiles.items()},
-            "fits": dict(self.fits),
+            "fits": self.fits,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)

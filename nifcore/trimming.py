@@ -12,11 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nifcore.flat import flattened, parts, spread
 from nifcore.network import Params
-from nifcore.quantise import Cost, Rounded, UniformLattice, coarser, squared_widths
+from nifcore.quantise import (
+    Cost,
+    Magnitudes,
+    Rounded,
+    UniformLattice,
+    coarser,
+    squared_widths,
+)
 from nifcore.tensors import STEP_INDICES
 
 _MOST = 0.05
@@ -29,7 +35,7 @@ def within(
     params: Params,
     lattice: UniformLattice,
     sensitivity: Sequence[float],
-    magnitudes: Sequence[NDArray[np.float64]],
+    magnitudes: Magnitudes,
     bits: float,
     cost: Cost,
 ) -> Rounded:
@@ -39,7 +45,7 @@ def within(
         params: float32 tensors, as trained.
         lattice: that they were trained on.
         sensitivity: of every tensor, see :func:`nifcore.quantise.sensitivities`.
-        magnitudes: that the entropy model expects of every symbol, one array per tensor.
+        magnitudes: tells what the entropy model expects; asked only where the budget is exceeded.
         bits: what they may cost; exceeded only if the coarsest steps there are do.
         cost: what tensors really cost, in bits.
     """
@@ -48,7 +54,8 @@ def within(
     if over <= 0.0:
         return rounded
     if over <= _MOST * bits:
-        found = _Trimming(params, lattice, sensitivity, magnitudes).until(bits, cost, over)
+        expected = magnitudes(rounded.tensors)
+        found = _Trimming(params, lattice, sensitivity, expected).until(bits, cost, over)
         if found is not None:
             return found
     for increments in range(1, STEP_INDICES):
@@ -107,7 +114,7 @@ class _Trimming:
         """Return the weights with as many symbols moved as save about ``wanted`` bits."""
         count = int(torch.searchsorted(self._saved, wanted)) + 1
         chosen = self._candidates[:count]
-        symbols: Tensor = self._symbols.clone()
+        symbols = self._symbols.clone()
         symbols[chosen] -= symbols[chosen].sign()
         # a multiple of a step rounds to itself
         return self._lattice.round(parts(symbols * self._steps, self._params))

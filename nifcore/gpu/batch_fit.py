@@ -43,7 +43,7 @@ from nifcore.kernels import Kernel
 from nifcore.losses import Objective
 from nifcore.network import Params
 from nifcore.presets import Moment, Optimiser, Recipe
-from nifcore.quantise import _LEAST_SENSITIVITY, PublishedLattice, UniformLattice
+from nifcore.quantise import _LEAST_SENSITIVITY, WIDTH, PublishedLattice, UniformLattice
 from nifcore.soap import Soap
 from nifcore.tensors import step_size
 
@@ -500,7 +500,7 @@ class BatchFit:
             chosen = [each.indices for each in lattices if isinstance(each, UniformLattice)]
             indices = torch.tensor(chosen, device=self.device)
             expected = account.magnitudes(account.symbols(self.weights, indices), indices)
-            self.widths.copy_(8.69 * expected.square() + 1.0)
+            self.widths.copy_(WIDTH * expected.square() + 1.0)
 
     def _forget_errors(self) -> None:
         """Errors under other steps are comparable only roughly."""
