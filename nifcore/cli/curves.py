@@ -31,6 +31,12 @@ class Curve:
         levels = np.array([point[1] for point in self.points])
         return float(np.interp(np.log(bpp), np.log(rates), levels))
 
+    def between(self, low: float, high: float) -> Curve:
+        """Return the part from one rate to another, with points at its ends; perhaps no points."""
+        inner = {rate: level for rate, level in self.points if low <= rate <= high}
+        ends = {rate: level for rate in (low, high) if (level := self.at(rate)) is not None}
+        return Curve(self.codec, tuple(sorted({**ends, **inner}.items())))
+
 
 def read_curves(path: Path, test_set: str) -> list[Curve]:
     """Read published curves: ``{set: {codec: {"points": [{"bpp": ..., "psnr": ...}]}}}``.

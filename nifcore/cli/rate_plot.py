@@ -10,7 +10,7 @@ from nifcore.cli.svg import INK, Axes, text
 _OURS = ("#0b6e99", "#b4532a", "#5a7d2a", "#7a3f9d", "#996b00")
 _THEIRS = ("#9aa5b1", "#b8a1c9", "#a9b89a", "#c9b79c", "#9cb9c9", "#c9a19f")
 _MARGIN = 1.6
-"""Published points are shown up to this factor beyond our rates."""
+"""Published curves are shown up to this factor beyond our rates."""
 
 
 def draw(ours: Sequence[Curve], published: Sequence[Curve], pictures: int) -> str:
@@ -18,15 +18,12 @@ def draw(ours: Sequence[Curve], published: Sequence[Curve], pictures: int) -> st
 
     Args:
         ours: at least one curve of at least one point.
-        published: curves to show beside; only their points near our rates are drawn.
+        published: curves to show beside; only their parts near our rates are drawn.
         pictures: how many were encoded.
     """
     rates = [rate for curve in ours for rate, _ in curve.points]
     low, high = min(rates) / _MARGIN, max(rates) * _MARGIN
-    near = [
-        Curve(curve.codec, tuple(point for point in curve.points if low <= point[0] <= high))
-        for curve in published
-    ]
+    near = [curve.between(low, high) for curve in published]
     near = [curve for curve in near if len(curve.points) > 1]
     points = [point for curve in [*ours, *near] for point in curve.points]
     axes = Axes(

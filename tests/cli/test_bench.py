@@ -12,6 +12,7 @@ import pytest
 from nifcore import kernels
 from nifcore.bdrate import bd_psnr, bd_rate
 from nifcore.cli.curves import Curve, read_curves
+from nifcore.cli.rate_plot import draw
 from nifcore.errors import InputError
 from tests.cli.conftest import HEIGHT, WIDTH, Coded
 from tests.cli.program import nif_here
@@ -91,6 +92,28 @@ def test_a_stopped_benchmark_goes_on_where_it_was(coded: Coded, tmp_path: Path) 
     titles = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}title")]
     expected = [f"effort 1: {r['psnr_db']:.2f} dB at {r['bpp']:.3f} bpp" for r in runs]
     assert titles[1:] == expected
+
+
+def test_a_part_of_a_curve() -> None:
+    curve = Curve("CODEC", ((1.0, 20.0), (2.0, 26.0), (4.0, 30.0)))
+    assert curve.between(2**0.5, 8.0).points == (
+        (2**0.5, pytest.approx(23.0)),
+        (2.0, 26.0),
+        (4.0, 30.0),
+    )
+    assert curve.between(2.0, 4.0).points == curve.points[1:]
+    between_two = curve.between(2**1.25, 2**1.5).points
+    assert [level for _, level in between_two] == pytest.approx([27.0, 28.0])
+    assert curve.between(5.0, 8.0).points == ()
+
+
+def test_published_curves_reach_the_borders_of_the_plot() -> None:
+    # neither published rate is near ours, but the line between them passes by
+    published = [Curve("FAR", ((0.01, 20.0), (10.0, 40.0))), Curve("ELSEWHERE", ((5.0, 30.0),))]
+    drawn = ElementTree.fromstring(draw([Curve("ours", ((0.2, 28.0),))], published, 24))
+    texts = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "FAR" in texts
+    assert "ELSEWHERE" not in texts
 
 
 def test_stdout_gets_the_whole_document_once(coded: Coded) -> None:
