@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -136,6 +137,8 @@ def test_the_quality_scale_in_help_is_the_one_in_use() -> None:
             assert bpp_of_quality(int(level)) == pytest.approx(float(rate))
 
 
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 PRESETS_PAGE = (Path(__file__).parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
 
 
@@ -147,12 +150,39 @@ def table_rows(first_cell: str) -> list[list[str]]:
 
 
 def test_the_effort_table_is_what_runs() -> None:
-    found = {int(row[0]): (row[1], row[2], row[5]) for row in table_rows(r"\d")}
+    found = {int(row[0]): (row[1], row[2], row[-1]) for row in table_rows(r"\d")}
     expected = {
         level: (str(recipe.stages[0].length), str(recipe.stages[1].length), recipe.summary)
         for level, recipe in EFFORTS.items()
     }
     assert found == expected
+
+
+def test_the_effort_table_is_what_was_measured() -> None:
+    levels = json.loads((RESULTS / "ladder-kodak-3.json").read_text())["levels"]
+    measured = {
+        each["effort"]: [
+            *(str(length) for length in each["iterations"]),
+            f"{each['psnr_db']:.2f}",
+            f"{each['seconds']:.1f}",
+            f"{each['seconds_per_megapixel']:.1f}",
+        ]
+        for each in levels
+    }
+    assert {int(row[0]): row[1:-1] for row in table_rows(r"\d")} == measured
+
+
+@pytest.mark.parametrize("effort", [1, 5, 9])
+def test_the_numbers_of_the_readme_are_those_of_the_results(effort: int) -> None:
+    results = json.loads((RESULTS / f"kodak-24-effort-{effort}.json").read_text())
+    for mean in results["means"]:
+        size, psnr, seconds = mean["bytes"], mean["psnr_db"], mean["seconds"]
+        digits = 0 if seconds > 100 else 1
+        row = (
+            rf"\| effort {effort}[^|]*\| {size:,.0f} \| {mean['bpp']:.3f} \| {psnr:.2f} dB "
+            rf"\| {mean['ms_ssim']:.4f} \| {seconds:.{digits}f} s"
+        )
+        assert re.search(row, README), row
 
 
 def test_the_table_of_published_presets_is_what_runs() -> None:
