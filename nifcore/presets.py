@@ -363,8 +363,8 @@ EFFORTS: Mapping[int, Recipe] = MappingProxyType(
         5: _effort(5, 200, 1800, 5e-3, 1.4, "balanced (default)"),
         6: _effort(6, 200, 3100, 4e-3, 1.5, "thorough"),
         7: _effort(7, 200, 5200, 3e-3, 1.5, "slow"),
-        8: _effort(8, 200, 8800, 3e-3, 1.5, "slower"),
-        9: _effort(9, 200, 14800, 2e-3, 1.5, "as good as it gets"),
+        8: _effort(8, 200, 6800, 3e-3, 1.5, "slower"),
+        9: _effort(9, 200, 8800, 3e-3, 1.5, "as good as it gets"),
     }
 )
 """The effort ladder."""
