@@ -32,7 +32,7 @@ from nifcore.tensors import (
     step_size,
 )
 
-_LEAST_SENSITIVITY = 1e-12
+LEAST_SENSITIVITY = 1e-12
 """Of a tensor that no output depends on, so that its step stays finite."""
 _WIDEST = 1.0
 """Widest step, as a multiple of a tensor's root mean square."""
@@ -239,7 +239,7 @@ def sensitivities(
         _, gradients, _ = kernel.loss_and_gradient(params, grid, output - signs, Objective())
         for index, gradient in enumerate(gradients):
             sums[index] += float(gradient.square().mean()) * like.numel() / 4.0
-    return [max(total / len(probes), _LEAST_SENSITIVITY) for total in sums]
+    return [max(total / len(probes), LEAST_SENSITIVITY) for total in sums]
 
 
 def _spread(p: Tensor) -> float:

@@ -189,6 +189,15 @@ def test_the_numbers_of_the_readme_are_those_of_the_results(effort: int) -> None
     assert [[*row[1:5], row[5].removesuffix(" on one core")] for row in rows] == measured
 
 
+@pytest.mark.parametrize("effort", [5, 9])
+def test_the_bd_rates_of_the_readme_are_those_of_the_results(effort: int) -> None:
+    result = json.loads((RESULTS / f"kodak-24-effort-{effort}.json").read_text())
+    measured = {each["codec"]: f"{each['bd_rate_percent']:+.1f} %" for each in result["bd"]}
+    [(_, *codecs)] = table_rows("BD-rate against", README)
+    [(_, *quoted)] = table_rows(rf"of effort {effort}\b.*", README)
+    assert dict(zip(codecs, quoted, strict=True)) == {name: measured[name] for name in codecs}
+
+
 def test_the_table_of_published_presets_is_what_runs() -> None:
     found = {
         name: (row[1], row[2])

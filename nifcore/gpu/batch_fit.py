@@ -43,7 +43,7 @@ from nifcore.kernels import Kernel
 from nifcore.losses import Objective
 from nifcore.network import Params
 from nifcore.presets import Moment, Optimiser, Recipe
-from nifcore.quantise import _LEAST_SENSITIVITY, WIDTH, PublishedLattice, UniformLattice
+from nifcore.quantise import LEAST_SENSITIVITY, WIDTH, PublishedLattice, UniformLattice
 from nifcore.soap import Soap
 from nifcore.tensors import step_size
 
@@ -636,4 +636,4 @@ def batch_sensitivities(
         for index, view in enumerate(layout.views(gradient)):
             mean = view.square().flatten(1).mean(1)
             sums[:, index] += mean * probe.samples / 4.0
-    return (sums / len(probes)).clamp_min(_LEAST_SENSITIVITY)
+    return (sums / len(probes)).clamp_min(LEAST_SENSITIVITY)
