@@ -27,6 +27,7 @@ from nifcore.probability import (
     SCALE_INDEX,
     SCALE_UNIT,
     code_lengths,
+    intervals,
     table,
 )
 from nifcore.rangecoder import RangeDecoder, RangeEncoder
@@ -151,21 +152,19 @@ def ascending_symbols(coded: Symbols) -> Symbols:
 
 def encode_symbols(encoder: RangeEncoder, symbols: Symbols, prior: Prior) -> None:
     """Write a tensor of int32 symbols (out, in); ``prior.profile`` has ``in`` entries."""
-    scales = _scales(symbols, prior).ravel().tolist()
-    for symbol, scale in zip(symbols.ravel().tolist(), scales, strict=True):
-        shift = max(0, scale.bit_length() - _SCALE_BITS)
-        model = table(SCALE_INDEX[scale >> shift])
-        offset = symbol + (1 << shift >> 1)
-        coarse = offset >> shift
-        if -model.radius <= coarse <= model.radius:
-            place = coarse + model.radius
-            start = model.cumulative[place]
-            encoder.encode(start, model.cumulative[place + 1] - start)
-        else:
-            start, end = model.cumulative[-2:]
-            encoder.encode(start, end - start)
-            _encode_escape(encoder, coarse, model.radius)
-        encoder.encode_bits(offset & (1 << shift) - 1, shift)
+    located = _located(symbols, prior)
+    starts, frequencies = intervals()
+    entries = located.entry
+    spans = list(zip(starts[entries].tolist(), frequencies[entries].tolist(), strict=True))
+    written = 0
+    for place in np.flatnonzero(located.escaped | (located.shift > 0)).tolist():
+        encoder.encode_all(spans[written : place + 1])
+        written = place + 1
+        shift = int(located.shift[place])
+        if located.escaped[place]:
+            _encode_escape(encoder, int(located.coarse[place]), int(located.radius[place]))
+        encoder.encode_bits(int(located.offset[place]) & (1 << shift) - 1, shift)
+    encoder.encode_all(spans[written:])
 
 
 def decode_symbols(decoder: RangeDecoder, rows: int, prior: Prior) -> Symbols:
@@ -215,21 +214,49 @@ def _scales(symbols: Symbols, prior: Prior) -> Integers:
 
 def code_length(symbols: Symbols, prior: Prior) -> float:
     """Return the bits that :func:`encode_symbols` takes, exact but for escapes and rounding."""
-    scales = _scales(symbols, prior)
-    shifts = np.zeros_like(scales)
-    for shift in range(int(scales.max(initial=0)).bit_length() - _SCALE_BITS):
-        shifts += scales >> shift > MAX_TABLE_SCALE
-    numbers = _SCALE_INDEX[scales >> shifts]
-    coarse = symbols.astype(np.int64) + (1 << shifts >> 1) >> shifts
-    radii, starts, lengths = code_lengths()
+    located = _located(symbols, prior)
+    _, _, lengths = code_lengths()
+    bits = float(located.shift.sum()) + float(lengths[located.entry].sum())
+    # An escape goes on with a sign and an exponential Golomb code of the excess.
+    excess = np.abs(located.coarse[located.escaped]) - located.radius[located.escaped]
+    return bits + float((2 + 2 * np.floor(np.log2(excess))).sum())
+
+
+@dataclass(frozen=True)
+class _Located:
+    """Where the symbols of a tensor lie in the tables; all int64 (out * in,) but ``escaped``.
+
+    Attributes:
+        shift: plain bits below what the table codes.
+        offset: the symbol, half of what they count added; they are its lowest bits.
+        coarse: the rest of it, which the table codes.
+        radius: of the table; what lies beyond is escaped.
+        escaped: bool, whether it does.
+        entry: of the symbol, or the escape, in :func:`nifcore.probability.intervals`.
+    """
+
+    shift: Integers
+    offset: Integers
+    coarse: Integers
+    radius: Integers
+    escaped: NDArray[np.bool_]
+    entry: Integers
+
+
+def _located(symbols: Symbols, prior: Prior) -> _Located:
+    scales = _scales(symbols, prior).ravel()
+    shift = np.zeros_like(scales)
+    for bits in range(int(scales.max(initial=0)).bit_length() - _SCALE_BITS):
+        shift += scales >> bits > MAX_TABLE_SCALE
+    numbers = _SCALE_INDEX[scales >> shift]
+    offset = symbols.ravel().astype(np.int64) + (1 << shift >> 1)
+    coarse = offset >> shift
+    radii, starts, _ = code_lengths()
     radius = radii[numbers]
     place = coarse + radius
     escaped = (place < 0) | (place > 2 * radius)
     place[escaped] = 2 * radius[escaped] + 1
-    bits = float(shifts.sum()) + float(lengths[starts[numbers] + place].sum())
-    # An escape goes on with a sign and an exponential Golomb code of the excess.
-    excess = np.abs(coarse[escaped]) - radius[escaped]
-    return bits + float((2 + 2 * np.floor(np.log2(excess))).sum())
+    return _Located(shift, offset, coarse, radius, escaped, starts[numbers] + place)
 
 
 def _expected(

@@ -593,8 +593,9 @@ class TileFit:
         if math.isfinite(cursor.kept_error):
             sources.append(self.kept)
         candidates = [self._rounded(source) for source in sources]
-        best = min(candidates, key=lambda rounded: self.full_error(rounded.values))
-        error = self.full_error(best.values)
+        errors = [self.full_error(rounded.values) for rounded in candidates]
+        error = min(errors)
+        best = candidates[errors.index(error)]
         cursor.psnr_db = 10.0 * math.log10(4.0 / max(error, 1e-12))
         return FitResult(best, cursor.done / self.pass_length, not cursor.finishing)
 

@@ -107,5 +107,16 @@ def code_lengths() -> tuple[Integers, Integers, NDArray[np.float64]]:
     tables = [table(number) for number in range(TABLES)]
     radii = np.array([model.radius for model in tables], dtype=np.int64)
     sizes = 2 * radii + 2
-    lengths = [TOTAL_BITS - np.log2(np.diff(model.cumulative)) for model in tables]
-    return radii, np.cumsum(sizes) - sizes, np.concatenate(lengths)
+    return radii, np.cumsum(sizes) - sizes, TOTAL_BITS - np.log2(intervals()[1])
+
+
+@cache
+def intervals() -> tuple[Integers, Integers]:
+    """Return what every symbol of every table occupies, in the order of :func:`code_lengths`.
+
+    Returns:
+        starts and frequencies, both int64, of 2**20.
+    """
+    tables = [table(number).cumulative for number in range(TABLES)]
+    starts = np.concatenate([cumulative[:-1] for cumulative in tables])
+    return starts, np.concatenate([np.diff(cumulative) for cumulative in tables])
