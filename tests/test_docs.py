@@ -17,7 +17,8 @@ from nifcore.cli.app import app
 from nifcore.config import Settings, environment_variable
 from nifcore.presets import EFFORTS, PRESETS
 
-CLI_PAGE = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+CLI_PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
 def commands(command: Any, path: str = "nif") -> Iterator[tuple[str, Any]]:
@@ -137,9 +138,8 @@ def test_the_quality_scale_in_help_is_the_one_in_use() -> None:
             assert bpp_of_quality(int(level)) == pytest.approx(float(rate))
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-PRESETS_PAGE = (Path(__file__).parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PRESETS_PAGE = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
 
 
 def table_rows(first_cell: str, page: str = PRESETS_PAGE) -> list[list[str]]:
@@ -147,6 +147,11 @@ def table_rows(first_cell: str, page: str = PRESETS_PAGE) -> list[list[str]]:
     rows = [line.strip("|").split("|") for line in page.splitlines() if line[:1] == "|"]
     cells = [[cell.strip() for cell in row] for row in rows]
     return [row for row in cells if re.fullmatch(first_cell, row[0])]
+
+
+def kept(name: str) -> Any:
+    """Return what ``benchmarks/results/<name>.json`` holds."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
 
 
 def test_the_effort_table_is_what_runs() -> None:
@@ -159,7 +164,7 @@ def test_the_effort_table_is_what_runs() -> None:
 
 
 def test_the_effort_table_is_what_was_measured() -> None:
-    levels = json.loads((RESULTS / "ladder-kodak-3.json").read_text())["levels"]
+    levels = kept("ladder-kodak-3")["levels"]
     measured = {
         each["effort"]: [
             *(str(length) for length in each["iterations"]),
@@ -174,7 +179,7 @@ def test_the_effort_table_is_what_was_measured() -> None:
 
 @pytest.mark.parametrize("effort", [1, 5, 9])
 def test_the_numbers_of_the_readme_are_those_of_the_results(effort: int) -> None:
-    means = json.loads((RESULTS / f"kodak-24-effort-{effort}.json").read_text())["means"]
+    means = kept(f"kodak-24-effort-{effort}")["means"]
     measured = [
         [
             f"{mean['bytes']:,.0f}",
@@ -191,8 +196,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_results(effort: int) -> None
 
 @pytest.mark.parametrize("effort", [5, 9])
 def test_the_bd_rates_of_the_readme_are_those_of_the_results(effort: int) -> None:
-    result = json.loads((RESULTS / f"kodak-24-effort-{effort}.json").read_text())
-    measured = {each["codec"]: f"{each['bd_rate_percent']:+.1f} %" for each in result["bd"]}
+    bd = kept(f"kodak-24-effort-{effort}")["bd"]
+    measured = {each["codec"]: f"{each['bd_rate_percent']:+.1f} %" for each in bd}
     [(_, *codecs)] = table_rows("BD-rate against", README)
     [(_, *quoted)] = table_rows(rf"of effort {effort}\b.*", README)
     assert dict(zip(codecs, quoted, strict=True)) == {name: measured[name] for name in codecs}
